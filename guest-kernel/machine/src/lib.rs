@@ -1,0 +1,2 @@
+//! All of the guest kernel unsafe code.
+#![no_std]

@@ -1,0 +1,3 @@
+//! The hello service.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]

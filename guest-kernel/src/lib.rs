@@ -1,0 +1,3 @@
+//! The library OS.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The hypervisor's decisions.
+#![no_std]
+#![forbid(unsafe_code)]

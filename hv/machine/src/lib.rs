@@ -1,0 +1,2 @@
+//! All of the hypervisor unsafe code.
+#![no_std]

@@ -1,0 +1,3 @@
+//! The hypervisor.
+#![no_std]
+#![forbid(unsafe_code)]

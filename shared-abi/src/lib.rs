@@ -1,0 +1,3 @@
+//! Xen's public ABI as plain data.
+#![no_std]
+#![forbid(unsafe_code)]
