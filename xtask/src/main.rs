@@ -1,2 +1,50 @@
-//! Builds, runs, tests and measures Oxen.
-fn main() {}
+//! `cargo xtask`: builds, runs, tests and measures Oxen.
+//!
+//! Everything a person would otherwise keep in shell scripts is here, so that a clone and `cargo` are
+//! enough: each command first makes sure that what it needs is on the machine (`setup`).
+#![forbid(unsafe_code)]
+
+mod build;
+mod cmd;
+mod paths;
+mod setup;
+mod steps;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Oxen: a memory-safe hypervisor that speaks Xen's ABI, and services in Rust on it.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing on this machine (apt, rustup); nothing to do is quick
+    Setup(setup::Args),
+    /// Build the hypervisor, dom0, the services and dom0's ramdisk into target/oxen/
+    Build(build::Args),
+    /// Run the tests: every crate's on this host, then whole machines in QEMU
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::command(&args),
+        Command::Build(args) => build::command(&args),
+        Command::Test(args) => test::command(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! `cargo xtask build`: the kernels, stripped, in `target/oxen/`, and dom0's ramdisk.
+
+pub mod elf;
+pub mod ramdisk;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::setup::{self, TARGET, Toolchain};
+use crate::steps::Step;
+use crate::workspace::{self, Package};
+use crate::{cmd, paths};
+
+/// The largest hypervisor file allowed: it is loaded below the guests' memory on every boot.
+const HYPERVISOR_LIMIT: usize = 2 << 20;
+
+/// Arguments of `build`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Build only these kernels (`oxen`, `dom0`, or a service's name)
+    kernels: Vec<String>,
+}
+
+/// What a build leaves in `target/oxen/`.
+pub struct Built {
+    /// The hypervisor, as QEMU's `-kernel` and GRUB load it.
+    pub hypervisor: PathBuf,
+    /// The control domain's kernel.
+    pub dom0: PathBuf,
+    /// dom0's ramdisk: the guests' kernels and configuration.
+    pub ramdisk: PathBuf,
+}
+
+/// Runs `cargo xtask build`.
+pub fn command(args: &Args) -> Result<ExitCode> {
+    if args.kernels.is_empty() {
+        all()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    setup::ensure(setup::For::Build)?;
+    let packages = workspace::packages()?;
+    for name in &args.kernels {
+        kernel(&packages, name)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the hypervisor, dom0, every service and the ramdisk.
+pub fn all() -> Result<Built> {
+    setup::ensure(setup::For::Build)?;
+    let packages = workspace::packages()?;
+    let hypervisor = kernel(&packages, "oxen")?;
+    let dom0 = kernel(&packages, "dom0")?;
+    let mut guests = Vec::new();
+    for service in packages.iter().filter(|p| p.is_service && p.bins.contains(&p.name)) {
+        guests.push(kernel(&packages, &service.name)?);
+    }
+    let ramdisk = ramdisk::write(&guests)?;
+    Ok(Built { hypervisor, dom0, ramdisk })
+}
+
+/// Builds the kernel called `name` and gives the stripped file.
+pub fn kernel(packages: &[Package], name: &str) -> Result<PathBuf> {
+    let Some(package) = packages.iter().find(|p| p.name == name) else {
+        bail!("there is no kernel called {name}: the workspace has no such package");
+    };
+    if !package.bins.iter().any(|bin| bin == name) {
+        bail!("the package {name} is a library only: it has no [[bin]] called {name} to boot");
+    }
+    let step = Step::new(&format!("building {name}"));
+    let (mut command, target_dir) = cargo_build();
+    cmd::run_in_step(
+        &step,
+        command.args(["--release", "--target", TARGET, "--package", name, "--bin", name]),
+    )?;
+    let unstripped = target_dir.join(TARGET).join("release").join(name);
+    let stripped = elf::strip(&cmd::read(&unstripped)?, name)?;
+    if name == "oxen" && stripped.len() > HYPERVISOR_LIMIT {
+        bail!("the hypervisor is {} KiB, the limit is {} KiB", stripped.len() >> 10, HYPERVISOR_LIMIT >> 10);
+    }
+    let file = paths::out().join(name);
+    if std::fs::read(&file).ok().as_ref() != Some(&stripped) {
+        cmd::write(&file, &stripped)?;
+    }
+    step.done(&format!("{} KiB", stripped.len().div_ceil(1024)));
+    Ok(file)
+}
+
+/// `cargo build` for the kernels' target with the compiler this machine has, and its target folder.
+fn cargo_build() -> (Command, PathBuf) {
+    if setup::toolchain() != Some(Toolchain::Debian) {
+        let mut command = cmd::cargo();
+        command.arg("build");
+        return (command, paths::cargo_target());
+    }
+    let target_dir = paths::cargo_target().join("debian");
+    let mut command = Command::new("/usr/bin/cargo");
+    command
+        .current_dir(paths::root())
+        .env("RUSTC", "/usr/bin/rustc")
+        .env("RUSTC_BOOTSTRAP", "1")
+        .args(["build", "-Zbuild-std=core,alloc", "--config"])
+        .arg(format!("target.{TARGET}.linker=\"ld.lld\""))
+        .arg("--target-dir")
+        .arg(&target_dir);
+    (command, target_dir)
+}

@@ -1,0 +1,47 @@
+//! `cargo xtask test`: every crate's tests on this host, then scenarios on whole machines in QEMU.
+
+mod host;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::setup;
+
+/// Arguments of `test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// List the tests and run none
+    #[arg(long)]
+    list: bool,
+}
+
+/// Runs `cargo xtask test`. Its last line is `N passed, N failed`.
+pub fn command(args: &Args) -> Result<ExitCode> {
+    setup::ensure(setup::For::Test)?;
+    let filter = args.filter.as_deref();
+    if args.list {
+        return host::list(filter).map(|()| ExitCode::SUCCESS);
+    }
+    let count = host::run(filter)?;
+    println!("\n{} passed, {} failed", count.passed, count.failed);
+    Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How many tests ran, and how they ended.
+#[derive(Clone, Copy, Default)]
+pub struct Count {
+    /// Tests that passed.
+    pub passed: u64,
+    /// Tests that failed; a test program that could not be built or died counts as one.
+    pub failed: u64,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
