@@ -1,0 +1,133 @@
+//! Which of the domain's page frames are free: a bitmap over pfns.
+//!
+//! The library OS lives in as little as 8 MiB, so the allocator costs one bit per frame and has no
+//! rounding to powers of two. Searching a bitmap is slow only when it is nearly full; a hint
+//! keeps the common single frame at a few instructions.
+
+use crate::local::Local;
+
+/// A set of free frames.
+pub struct FrameSet {
+    /// Bit `pfn % 64` of word `pfn / 64` is set when that frame is free.
+    words: &'static mut [u64],
+    free: usize,
+    /// No word below this index has a free frame.
+    hint: usize,
+}
+
+impl FrameSet {
+    /// An empty set able to hold the pfns below `words.len() * 64`.
+    pub fn new(words: &'static mut [u64]) -> Self {
+        words.fill(0);
+        FrameSet { words, free: 0, hint: 0 }
+    }
+
+    /// How many frames are free.
+    pub fn free(&self) -> usize {
+        self.free
+    }
+
+    /// The first pfn that the set cannot hold.
+    pub fn limit(&self) -> usize {
+        self.words.len() * 64
+    }
+
+    fn is_free(&self, pfn: usize) -> bool {
+        self.words[pfn / 64] & (1 << (pfn % 64)) != 0
+    }
+
+    /// Adds `count` frames from `first` on. Panics if one of them is already free.
+    pub fn release(&mut self, first: usize, count: usize) {
+        for pfn in first..first + count {
+            assert!(!self.is_free(pfn), "frame {pfn:#x} freed twice");
+            self.words[pfn / 64] |= 1 << (pfn % 64);
+        }
+        self.free += count;
+        self.hint = self.hint.min(first / 64);
+    }
+
+    /// Takes `count` consecutive frames, the first a multiple of `align` (a power of two).
+    pub fn take(&mut self, count: usize, align: usize) -> Option<usize> {
+        if count == 0 || count > self.free {
+            return None;
+        }
+        while self.words.get(self.hint) == Some(&0) {
+            self.hint += 1;
+        }
+        let mut first = (self.hint * 64).next_multiple_of(align);
+        while first + count <= self.limit() {
+            if self.words[first / 64] == 0 {
+                first = ((first / 64 + 1) * 64).next_multiple_of(align);
+                continue;
+            }
+            match (first..first + count).find(|&pfn| !self.is_free(pfn)) {
+                None => {
+                    for pfn in first..first + count {
+                        self.words[pfn / 64] &= !(1 << (pfn % 64));
+                    }
+                    self.free -= count;
+                    return Some(first);
+                }
+                Some(used) => first = (used + 1).next_multiple_of(align),
+            }
+        }
+        None
+    }
+}
+
+/// The domain's free frames. Empty until boot has filled it.
+pub(crate) static FRAMES: Local<FrameSet> = Local::new(|| FrameSet::new(&mut []));
+
+/// How many frames are free now.
+pub fn free_frames() -> usize {
+    FRAMES.with(|f| f.free())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Against a set of pfns: what is taken was free, aligned and consecutive; nothing is
+        /// refused that the set could have given.
+        #[test]
+        fn behaves_like_a_set(ops in prop::collection::vec((1usize..9, 0u32..3, any::<bool>()), 1..200)) {
+            let mut frames = FrameSet::new(Box::leak(vec![0; 4].into_boxed_slice()));
+            frames.release(3, 200);
+            let mut model: BTreeSet<usize> = (3..203).collect();
+            let mut held: Vec<(usize, usize)> = Vec::new();
+            for (count, align, free) in ops {
+                let align = 1 << align;
+                if free && !held.is_empty() {
+                    let (first, count) = held.swap_remove(count % held.len());
+                    frames.release(first, count);
+                    model.extend(first..first + count);
+                    continue;
+                }
+                let possible = (0..256usize).step_by(align)
+                    .any(|first| (first..first + count).all(|pfn| model.contains(&pfn)));
+                match frames.take(count, align) {
+                    Some(first) => {
+                        prop_assert_eq!(first % align, 0);
+                        for pfn in first..first + count {
+                            prop_assert!(model.remove(&pfn));
+                        }
+                        held.push((first, count));
+                    }
+                    None => prop_assert!(!possible),
+                }
+                prop_assert_eq!(frames.free(), model.len());
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "freed twice")]
+    fn a_double_free_is_caught() {
+        let mut frames = FrameSet::new(Box::leak(vec![0; 1].into_boxed_slice()));
+        frames.release(1, 2);
+        frames.release(2, 1);
+    }
+}

@@ -1,0 +1,11 @@
+//! The smallest guest.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![forbid(unsafe_code)]
+
+use guest_kernel::{System, println};
+
+guest_kernel::main! {
+    async fn main(sys: System) {
+        println!("hello from a guest of {} pages, command line {:?}", sys.boot.pages, sys.boot.cmdline());
+    }
+}
