@@ -3,7 +3,7 @@
 pub mod elf;
 pub mod ramdisk;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
@@ -36,7 +36,7 @@ pub struct Built {
 /// Runs `cargo xtask build`.
 pub fn command(args: &Args) -> Result<ExitCode> {
     if args.kernels.is_empty() {
-        all()?;
+        with(None, None)?;
         return Ok(ExitCode::SUCCESS);
     }
     setup::ensure(setup::For::Build)?;
@@ -47,12 +47,17 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the hypervisor, dom0, every service and the ramdisk.
-pub fn all() -> Result<Built> {
+/// Builds the hypervisor, dom0, every service and the ramdisk. A given `hypervisor` or `dom0` stands
+/// for ours, which is not built then.
+pub fn with(hypervisor: Option<&Path>, dom0: Option<&Path>) -> Result<Built> {
     setup::ensure(setup::For::Build)?;
     let packages = workspace::packages()?;
-    let hypervisor = kernel(&packages, "oxen")?;
-    let dom0 = kernel(&packages, "dom0")?;
+    let ours_or = |given: Option<&Path>, name: &str| match given {
+        Some(file) => Ok(file.to_path_buf()),
+        None => kernel(&packages, name),
+    };
+    let hypervisor = ours_or(hypervisor, "oxen")?;
+    let dom0 = ours_or(dom0, "dom0")?;
     let mut guests = Vec::new();
     for service in packages.iter().filter(|p| p.is_service && p.bins.contains(&p.name)) {
         guests.push(kernel(&packages, &service.name)?);

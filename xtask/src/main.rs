@@ -6,6 +6,7 @@
 
 mod build;
 mod cmd;
+mod image;
 mod paths;
 mod setup;
 mod steps;
@@ -30,6 +31,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the hypervisor, dom0, the services and dom0's ramdisk into target/oxen/
     Build(build::Args),
+    /// Write a disk image that boots on PC firmware (BIOS and UEFI)
+    Image(image::Args),
     /// Run the tests: every crate's on this host, then whole machines in QEMU
     Test(test::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::command(&args),
         Command::Build(args) => build::command(&args),
+        Command::Image(args) => image::command(&args),
         Command::Test(args) => test::command(&args),
     };
     match result {
