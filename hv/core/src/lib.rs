@@ -1,3 +1,5 @@
 //! The hypervisor's decisions.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod emul;
