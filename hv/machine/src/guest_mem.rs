@@ -1,0 +1,143 @@
+//! Memory of the guest that runs, by the guest's own addresses.
+//!
+//! A guest address is an allegation (`GuestAddr` has no accessor): it may be unmapped, read-only,
+//! change between two looks, or name the hypervisor. Here ranges that touch the hypervisor's are refused
+//! and every access may fault and come back as an error. Callers copy in once and decide on the copy.
+
+use shared_abi::GuestAddr;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// The guest's memory couldn't be accessed as asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// Whether `len` bytes at `at` lie outside the hypervisor's range and don't wrap.
+#[inline(always)]
+pub fn access_ok(at: GuestAddr, len: usize) -> bool {
+    let Some(end) = at.0.checked_add(len as u64) else { return false };
+    end <= 0xffff_8000_0000_0000 || at.0 >= 0xffff_8800_0000_0000
+}
+
+#[cfg(target_os = "none")]
+mod imp {
+    use crate::x86_64::cpu::{clac, stac};
+    unsafe extern "C" {
+        fn guest_copy(dst: *mut u8, src: *const u8, len: usize) -> usize;
+        fn guest_zero(dst: *mut u8, len: usize) -> usize;
+        fn guest_read_u64(src: *const u64, out: *mut u64) -> usize;
+        fn guest_write_u64(dst: *mut u64, v: u64) -> usize;
+    }
+    pub fn copy_in(dst: &mut [u8], at: u64) -> usize {
+        stac();
+        // SAFETY: `dst` is ours; the source was checked to lie outside the hypervisor, and a fault comes
+        // back as the count left.
+        let left = unsafe { guest_copy(dst.as_mut_ptr(), at as *const u8, dst.len()) };
+        clac();
+        left
+    }
+    pub fn copy_out(at: u64, src: &[u8]) -> usize {
+        stac();
+        // SAFETY: as above, the other way: guest memory is never a Rust object.
+        let left = unsafe { guest_copy(at as *mut u8, src.as_ptr(), src.len()) };
+        clac();
+        left
+    }
+    pub fn zero(at: u64, len: usize) -> usize {
+        stac();
+        // SAFETY: as for `copy_out`.
+        let left = unsafe { guest_zero(at as *mut u8, len) };
+        clac();
+        left
+    }
+    #[inline(always)]
+    pub fn read_u64(at: u64) -> Option<u64> {
+        let mut v = 0;
+        stac();
+        // SAFETY: as for `copy_in`.
+        let left = unsafe { guest_read_u64(at as *const u64, &mut v) };
+        clac();
+        (left == 0).then_some(v)
+    }
+    #[inline(always)]
+    pub fn write_u64(at: u64, v: u64) -> bool {
+        stac();
+        // SAFETY: as for `copy_out`.
+        let left = unsafe { guest_write_u64(at as *mut u64, v) };
+        clac();
+        left == 0
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+mod imp {
+    //! On the host there is no guest: every access faults.
+    pub fn copy_in(dst: &mut [u8], _: u64) -> usize {
+        dst.len()
+    }
+    pub fn copy_out(_: u64, src: &[u8]) -> usize {
+        src.len()
+    }
+    pub fn zero(_: u64, len: usize) -> usize {
+        len
+    }
+    pub fn read_u64(_: u64) -> Option<u64> {
+        None
+    }
+    pub fn write_u64(_: u64, _: u64) -> bool {
+        false
+    }
+}
+
+/// Copies bytes from the guest.
+pub fn copy_in(dst: &mut [u8], at: GuestAddr) -> Result<(), Fault> {
+    if access_ok(at, dst.len()) && imp::copy_in(dst, at.0) == 0 { Ok(()) } else { Err(Fault) }
+}
+/// Copies as many bytes as are accessible from the guest; says how many.
+pub fn copy_in_some(dst: &mut [u8], at: GuestAddr) -> usize {
+    if access_ok(at, dst.len()) { dst.len() - imp::copy_in(dst, at.0) } else { 0 }
+}
+/// Copies bytes to the guest.
+pub fn copy_out(at: GuestAddr, src: &[u8]) -> Result<(), Fault> {
+    if access_ok(at, src.len()) && imp::copy_out(at.0, src) == 0 { Ok(()) } else { Err(Fault) }
+}
+/// Zeroes bytes of the guest.
+pub fn zero(at: GuestAddr, len: usize) -> Result<(), Fault> {
+    if access_ok(at, len) && imp::zero(at.0, len) == 0 { Ok(()) } else { Err(Fault) }
+}
+/// Reads a structure from the guest.
+#[inline]
+pub fn read<T: FromBytes + IntoBytes>(at: GuestAddr) -> Result<T, Fault> {
+    let mut v = T::new_zeroed();
+    copy_in(v.as_mut_bytes(), at)?;
+    Ok(v)
+}
+/// Writes a structure to the guest.
+#[inline]
+pub fn write<T: IntoBytes + zerocopy::Immutable>(at: GuestAddr, v: &T) -> Result<(), Fault> {
+    copy_out(at, v.as_bytes())
+}
+/// Reads element `i` of an array.
+#[inline]
+pub fn read_at<T: FromBytes + IntoBytes>(array: GuestAddr, i: u64) -> Result<T, Fault> {
+    read(offset::<T>(array, i)?)
+}
+/// Writes element `i` of an array.
+#[inline]
+pub fn write_at<T: IntoBytes + zerocopy::Immutable>(array: GuestAddr, i: u64, v: &T) -> Result<(), Fault> {
+    write(offset::<T>(array, i)?, v)
+}
+/// Address of element `i` of an array.
+pub fn offset<T>(array: GuestAddr, i: u64) -> Result<GuestAddr, Fault> {
+    let by = i.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
+    array.0.checked_add(by).map(GuestAddr).ok_or(Fault)
+}
+/// Reads one aligned word.
+#[inline(always)]
+pub fn read_u64(at: GuestAddr) -> Result<u64, Fault> {
+    if access_ok(at, 8) { imp::read_u64(at.0).ok_or(Fault) } else { Err(Fault) }
+}
+/// Writes one aligned word.
+#[inline(always)]
+pub fn write_u64(at: GuestAddr, v: u64) -> Result<(), Fault> {
+    if access_ok(at, 8) && imp::write_u64(at.0, v) { Ok(()) } else { Err(Fault) }
+}

@@ -1,0 +1,240 @@
+//! Entering a guest is a function that returns a reason.
+//!
+//! [`VcpuState`] is what the CPU needs of a vcpu: its registers, in the block that traps fill in by
+//! themselves (asm/entry.s), its vector state, segment selectors and bases. Whatever values stand in
+//! the registers, entering is safe: ring 3, interrupts on and I/O privilege off are forced here, and
+//! a frame that the CPU still refuses comes back as [`exit::BAD_RETURN`].
+
+use crate::x86_64::{cpu, fpu::FpuState, percpu, tlb};
+
+/// Why a guest stopped running. Below 32 an exception, below 256 an interrupt, else one of these.
+pub mod exit {
+    /// `syscall` from 64-bit code.
+    pub const SYSCALL: u32 = 0x100;
+    /// `sysenter`.
+    pub const SYSENTER: u32 = 0x101;
+    /// `syscall` from 32-bit code.
+    pub const SYSCALL32: u32 = 0x102;
+    /// The CPU refused the registers: rip, cs or ss can't be returned to.
+    pub const BAD_RETURN: u32 = 0x103;
+}
+
+/// A guest's registers, in the order of xen.h `cpu_user_regs`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+#[allow(missing_docs)]
+pub struct Regs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    /// Error code of the trap that left the guest.
+    pub error_code: u32,
+    /// What left the guest. While it is [`exit::SYSCALL`] the guest is entered by `sysret`, which takes
+    /// rcx = rip and r11 = rflags: whoever changes rip, rcx, r11, rflags, cs or ss calls [`Regs::changed`].
+    vector: u32,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+const _: () = assert!(size_of::<Regs>() == 168);
+
+impl Regs {
+    /// The next entry must load every register.
+    #[inline(always)]
+    pub fn changed(&mut self) {
+        self.vector = 0;
+    }
+    /// What left the guest.
+    #[inline(always)]
+    pub fn vector(&self) -> u32 {
+        self.vector
+    }
+}
+
+/// Flags that a guest's real RFLAGS may hold: all arithmetic ones, TF, DF, RF, AC, ID, NT.
+const RFLAGS_GUEST: u64 = 0x0025_4dd5;
+const RFLAGS_FORCED: u64 = 0x202;
+
+/// The register block. A fault on the way out pushes its frame below the guest's saved rip and the
+/// stub pushes fifteen registers more: `room` takes what the slots of `regs` don't.
+#[repr(C, align(16))]
+struct Block {
+    room: [u64; 33],
+    regs: Regs,
+}
+const _: () = assert!((core::mem::offset_of!(Block, regs) + size_of::<Regs>()) % 16 == 0);
+
+/// Segment selectors (their hidden parts are reloaded from the guest's tables).
+#[derive(Clone, Copy, Default, Debug)]
+#[allow(missing_docs)]
+pub struct Selectors {
+    pub ds: u16,
+    pub es: u16,
+    pub fs: u16,
+    pub gs: u16,
+}
+
+/// The CPU's part of a vcpu.
+pub struct VcpuState {
+    block: Block,
+    /// Vector and floating-point registers, while the vcpu does not run.
+    pub fpu: FpuState,
+    /// Selectors, while the vcpu does not run.
+    pub selectors: Selectors,
+    /// FS base, while the vcpu does not run.
+    pub fs_base: u64,
+    /// GS base of the mode (kernel or user) that the vcpu is in, while it does not run.
+    pub gs_base: u64,
+    /// GS base of the other mode.
+    pub gs_base_other: u64,
+    /// DR0 to DR3, DR6, DR7.
+    pub dr: [u64; 6],
+}
+
+unsafe extern "C" {
+    fn enter_guest(regs: *mut Regs) -> u64;
+    fn load_ds(selector: u64) -> u64;
+    fn load_es(selector: u64) -> u64;
+    fn load_fs(selector: u64) -> u64;
+    fn load_gs(selector: u64) -> u64;
+}
+
+impl VcpuState {
+    /// All registers zero, vector state as after reset.
+    pub fn new() -> VcpuState {
+        VcpuState {
+            block: Block { room: [0; 33], regs: Regs::default() },
+            fpu: FpuState::new(),
+            selectors: Selectors::default(),
+            fs_base: 0,
+            gs_base: 0,
+            gs_base_other: 0,
+            dr: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
+        }
+    }
+
+    /// The guest's registers.
+    #[inline(always)]
+    pub fn regs(&self) -> &Regs {
+        &self.block.regs
+    }
+    /// The guest's registers, to change them; see [`Regs::changed`].
+    #[inline(always)]
+    pub fn regs_mut(&mut self) -> &mut Regs {
+        &mut self.block.regs
+    }
+
+    /// Runs the guest until something needs the hypervisor, and says what ([`exit`]). The vcpu must be
+    /// switched in, with its root table loaded.
+    #[inline]
+    pub fn enter(&mut self) -> u32 {
+        tlb::poll();
+        let r = &mut self.block.regs;
+        if r.vector != exit::SYSCALL {
+            r.rflags = r.rflags & RFLAGS_GUEST | RFLAGS_FORCED;
+            r.cs |= 3;
+            r.ss |= 3;
+        }
+        // SAFETY: GS is this CPU's block. The registers are entered in ring 3 with interrupts on: by sysret
+        // from values that came by syscall (rflags as the CPU saved them, selectors constant), else forced
+        // above. The block is exclusively borrowed while the guest runs, and has room for the frames.
+        unsafe { enter_guest(r) as u32 }
+    }
+
+    /// Loads what this vcpu has in the CPU beside the general registers. Its descriptor tables and root must be in
+    /// place before.
+    pub fn switch_in(&mut self) {
+        self.fpu.load();
+        // SAFETY: a selector that can't be loaded faults and becomes null; ring 0 doesn't use these segments.
+        unsafe {
+            load_ds(self.selectors.ds.into());
+            load_es(self.selectors.es.into());
+            load_fs(self.selectors.fs.into());
+            load_gs(self.selectors.gs.into());
+        }
+        cpu::set_fs_base(self.fs_base);
+        cpu::set_guest_gs_base(self.gs_base);
+        if self.dr[5] & 0xff != 0 {
+            cpu::set_debug_registers([self.dr[0], self.dr[1], self.dr[2], self.dr[3]], self.dr[5]);
+        }
+    }
+
+    /// Saves what [`VcpuState::switch_in`] loaded.
+    pub fn switch_out(&mut self) {
+        self.fpu.save();
+        self.selectors = read_selectors();
+        self.fs_base = cpu::fs_base();
+        self.gs_base = cpu::guest_gs_base();
+        if self.dr[5] & 0xff != 0 {
+            cpu::set_debug_registers([0; 4], 0);
+        }
+        // Nothing of this guest's may stay loaded: its descriptor tables are about to go.
+        // SAFETY: null selectors can always be loaded.
+        unsafe {
+            load_ds(0);
+            load_es(0);
+            load_fs(0);
+            load_gs(0);
+        }
+    }
+
+    /// Exchanges the GS bases of kernel and user mode, while running.
+    #[inline]
+    pub fn swap_gs(&mut self) {
+        let active = cpu::guest_gs_base();
+        cpu::set_guest_gs_base(self.gs_base_other);
+        self.gs_base_other = active;
+    }
+
+    /// Loads a selector into GS of user mode (`SEGBASE_GS_USER_SEL`), the vcpu being in kernel mode.
+    pub fn load_user_gs_selector(&mut self, selector: u16) {
+        self.swap_gs();
+        // SAFETY: as in `switch_in`.
+        unsafe { load_gs(u64::from(selector)) };
+        self.swap_gs();
+    }
+}
+
+impl Default for VcpuState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The selectors now loaded.
+pub fn read_selectors() -> Selectors {
+    let (ds, es, fs, gs): (u16, u16, u16, u16);
+    // SAFETY: no effect.
+    unsafe {
+        core::arch::asm!("mov {0:x}, ds", "mov {1:x}, es", "mov {2:x}, fs", "mov {3:x}, gs",
+            out(reg) ds, out(reg) es, out(reg) fs, out(reg) gs, options(nomem, nostack, preserves_flags))
+    };
+    Selectors { ds, es, fs, gs }
+}
+
+/// Loads a root table on this CPU.
+/// # Safety
+/// `root` is the physical address of a table that maps the hypervisor (a validated L4, or the idle root) and
+/// stays one while loaded.
+#[inline]
+pub unsafe fn load_root(root: u64) {
+    // SAFETY: the caller's.
+    unsafe { cpu::write_cr3(root) };
+    percpu::this().root.store(root, core::sync::atomic::Ordering::Relaxed);
+    tlb::note_flush();
+}

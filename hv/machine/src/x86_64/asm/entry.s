@@ -1,0 +1,279 @@
+# Into a guest and back: `enter_guest` is a function that returns why it came back.
+#
+# A guest's registers live in its own memory block (`Regs` in vcpu.rs, the layout of Xen's
+# cpu_user_regs). TSS.rsp0 points at that block's end while the guest runs, so a trap from ring 3
+# stores its frame there by itself; the stubs push the rest, go back to the run loop's stack, and
+# return the vector. The hypervisor runs with interrupts off, so a trap from ring 0 is one of:
+#  - an interrupt taken in `idle_wait`: noted in the per-CPU block, handled by the run loop;
+#  - a fault at an address listed in .ex_table (guest memory access, iretq, segment loads):
+#    continued at its fixup;
+#  - a bug: `host_trap` reports it and stops the machine.
+#
+# GS: in the hypervisor it is the per-CPU block (offsets below, asserted in percpu.rs).
+
+    .set PC_HOST_RSP, 8
+    .set PC_REGS_END, 16
+    .set PC_SCRATCH,  24
+    .set PC_TSS_RSP0, 36                    # tss at 32, rsp0 four bytes into it
+
+    .set R_RCX, -32                         # from &error_code to a saved register
+    .set R_R11, -72
+
+    .set VEC_SYSCALL, 0x100
+    .set VEC_SYSENTER, 0x101
+    .set VEC_SYSCALL32, 0x102
+    .set VEC_BAD_IRET, 0x103
+
+    .macro PUSH_GPRS
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push rax
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    .endm
+    .macro POP_GPRS
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    .endm
+    .macro LEAVE_GUEST
+    mov rsp, gs:[PC_HOST_RSP]
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    ret
+    .endm
+    .macro EX_TABLE at, to
+    .pushsection .ex_table, "a"
+    .quad \at, \to
+    .popsection
+    .endm
+
+    .text
+# fn enter_guest(regs: *mut Regs) -> u64
+    .global enter_guest
+    .balign 64
+enter_guest:
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov gs:[PC_HOST_RSP], rsp
+    lea rax, [rdi + 168]
+    mov gs:[PC_REGS_END], rax
+    mov gs:[PC_TSS_RSP0], rax
+    mov rsp, rdi
+    POP_GPRS
+    cmp dword ptr [rsp + 4], VEC_SYSCALL
+    jne 2f
+    # sysret: rcx is rip, r11 is rflags. An rip that isn't canonical would fault in ring 0.
+    mov rcx, [rsp + 8]
+    mov r11, rcx
+    shl r11, 16
+    sar r11, 16
+    cmp r11, rcx
+    jne 1f
+    mov r11, [rsp + 24]
+    mov rsp, [rsp + 32]
+    swapgs
+    sysretq
+1:  mov rcx, [rsp + R_RCX]
+    mov r11, [rsp + R_R11]
+2:  add rsp, 8
+    swapgs
+guest_iret:
+    iretq
+    EX_TABLE guest_iret, bad_iret
+
+# The guest's iret frame was refused (its cs, ss or rip). GS is the guest's here and the frame
+# still stands above; only the slots below rip were overwritten by the fault's own frame.
+bad_iret:
+    swapgs
+    mov gs:[PC_SCRATCH], rax
+    mov rax, gs:[PC_REGS_END]
+    lea rsp, [rax - 40]
+    mov rax, gs:[PC_SCRATCH]
+    push 0
+    mov dword ptr [rsp + 4], VEC_BAD_IRET
+    PUSH_GPRS
+    mov eax, VEC_BAD_IRET
+    LEAVE_GUEST
+
+    .global syscall_entry
+    .balign 64
+syscall_entry:
+    swapgs
+    mov gs:[PC_SCRATCH], rsp
+    mov rsp, gs:[PC_REGS_END]
+    push 0xe02b
+    push gs:[PC_SCRATCH]
+    push r11
+    push 0xe033
+    push rcx
+    push 0
+    mov dword ptr [rsp + 4], VEC_SYSCALL
+    PUSH_GPRS
+    mov eax, VEC_SYSCALL
+    LEAVE_GUEST
+
+# syscall from 32-bit code of a guest's user (AMD)
+    .global syscall32_entry
+    .balign 16
+syscall32_entry:
+    swapgs
+    mov gs:[PC_SCRATCH], rsp
+    mov rsp, gs:[PC_REGS_END]
+    push 0xe02b
+    push gs:[PC_SCRATCH]
+    push r11
+    push 0xe023
+    push rcx
+    push 0
+    mov dword ptr [rsp + 4], VEC_SYSCALL32
+    PUSH_GPRS
+    mov eax, VEC_SYSCALL32
+    LEAVE_GUEST
+
+# sysenter loads rsp from SYSENTER_ESP (any valid stack) and says neither where it came from nor
+# with which flags; a guest learns only that it happened.
+    .global sysenter_entry
+    .balign 16
+sysenter_entry:
+    swapgs
+    mov rsp, gs:[PC_REGS_END]
+    push 0xe02b
+    push 0
+    pushfq
+    or qword ptr [rsp], 0x200
+    push 0xe023
+    push 0
+    push 0
+    mov dword ptr [rsp + 4], VEC_SYSENTER
+    PUSH_GPRS
+    push 2                                  # sysenter keeps DF, NT, AC and TF of the guest
+    popfq
+    mov eax, VEC_SYSENTER
+    LEAVE_GUEST
+
+    .balign 16
+trap_common:
+    test byte ptr [rsp + 16], 3             # cs, above error_code and rip
+    jz host_common
+    swapgs
+    PUSH_GPRS
+    mov eax, [rsp + 124]
+    push 2                                  # gates keep DF, AC and NT of the guest
+    popfq
+    LEAVE_GUEST
+
+host_common:
+    PUSH_GPRS
+    mov rdi, rsp
+    cld
+    call host_trap
+    POP_GPRS
+    add rsp, 8
+    iretq
+
+# NMI, #DF and #MC have stacks of their own, and may come at any instruction, between a swapgs and
+# an iretq too: they find the per-CPU block in the stack's first word, not in GS.
+    .balign 16
+ist_common:
+    PUSH_GPRS
+    cld
+    push 2
+    popfq
+    mov ecx, 0xc0000101                     # GS_BASE
+    rdmsr
+    mov ebx, eax
+    mov r12d, edx
+    mov rdx, rsp
+    or rdx, 4095
+    mov rax, [rdx - 7]                      # the stack's last word: this CPU's block
+    mov rdx, rax
+    shr rdx, 32
+    wrmsr
+    mov rdi, rsp
+    call host_ist_trap
+    mov ecx, 0xc0000101
+    mov eax, ebx
+    mov edx, r12d
+    wrmsr
+    POP_GPRS
+    add rsp, 8
+    iretq
+
+    .macro STUB n
+    .balign 16
+stub_\n:
+    .if (\n == 8) || (\n == 10) || (\n == 11) || (\n == 12) || (\n == 13) || (\n == 14) || (\n == 17) || (\n == 21) || (\n == 29) || (\n == 30)
+    .else
+    push 0
+    .endif
+    mov dword ptr [rsp + 4], \n
+    .if (\n == 2) || (\n == 8) || (\n == 18)
+    jmp ist_common
+    .else
+    jmp trap_common
+    .endif
+    .pushsection .rodata.stubs, "a"
+    .quad stub_\n
+    .popsection
+    .endm
+
+    .section .rodata.stubs, "a"
+    .balign 8
+    .global trap_stubs
+trap_stubs:
+    .text
+    .altmacro
+    .set n, 0
+    .rept 256
+    STUB %n
+    .set n, n + 1
+    .endr
+    .noaltmacro
+
+# fn idle_wait(): interrupts on, wait for one, interrupts off. The interrupt itself is noted by
+# host_trap; `sti` takes effect after `hlt` begins, so none is missed.
+    .global idle_wait
+idle_wait:
+    sti
+    hlt
+    cli
+    ret
+# fn idle_poll(): let pending interrupts in without waiting.
+    .global idle_poll
+idle_poll:
+    sti
+    nop
+    nop
+    cli
+    ret

@@ -1,0 +1,111 @@
+//! Vector and floating-point state of guests, saved and restored whole at every switch (eager), so
+//! that no register of one guest is ever visible to another. The hypervisor itself has no such code.
+
+use super::cpu;
+use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use core::arch::asm;
+
+/// A vcpu's saved state: an XSAVE area (standard form), or an FXSAVE image on CPUs without XSAVE.
+pub struct FpuState {
+    area: *mut u8,
+    len: usize,
+    /// The guest's XCR0, loaded while it runs.
+    pub xcr0: u64,
+}
+
+// SAFETY: the area is owned and plain memory.
+unsafe impl Send for FpuState {}
+// SAFETY: shared references only read it.
+unsafe impl Sync for FpuState {}
+
+/// Bytes of the save area: all components the hypervisor switches.
+pub fn area_size() -> usize {
+    if cpu::xcr0_all() == 0 { 512 } else { (cpu::cpuid(0xd, 0).ebx as usize).clamp(576, 16384) }
+}
+
+impl FpuState {
+    /// The architecture's initial state.
+    pub fn new() -> FpuState {
+        let len = area_size();
+        let layout = Layout::from_size_align(len, 64).expect("a small constant alignment");
+        // SAFETY: the size is not zero.
+        let area = unsafe { alloc_zeroed(layout) };
+        if area.is_null() {
+            handle_alloc_error(layout);
+        }
+        let mut f = FpuState { area, len, xcr0: 1 };
+        f.bytes_mut()[0..2].copy_from_slice(&0x037f_u16.to_le_bytes());
+        f.bytes_mut()[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+        f
+    }
+
+    /// The saved image.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `area` is `len` initialised bytes, owned.
+        unsafe { core::slice::from_raw_parts(self.area, self.len) }
+    }
+
+    /// The saved image, to change it. What a guest supplies may be refused at [`FpuState::load`], which
+    /// then loads the initial state.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.area, self.len) }
+    }
+
+    /// Saves this CPU's registers.
+    pub fn save(&mut self) {
+        let all = cpu::xcr0_all();
+        // SAFETY: the area is 64-byte aligned and large enough for every component in `all`.
+        unsafe {
+            if all != 0 {
+                if self.xcr0 != all {
+                    cpu::set_xcr0(all);
+                }
+                asm!("xsave64 [{}]", in(reg) self.area, in("eax") all as u32, in("edx") (all >> 32) as u32, options(nostack));
+            } else {
+                asm!("fxsave64 [{}]", in(reg) self.area, options(nostack));
+            }
+        }
+    }
+
+    /// Loads the saved image into this CPU's registers.
+    pub fn load(&mut self) {
+        unsafe extern "C" {
+            fn try_xrstor(area: *const u8, mask: u64) -> u64;
+        }
+        let all = cpu::xcr0_all();
+        if all == 0 {
+            // MXCSR's reserved bits are the only thing FXRSTOR refuses.
+            self.bytes_mut()[26] = 0;
+            self.bytes_mut()[27] = 0;
+            // SAFETY: the area is a whole FXSAVE image.
+            unsafe { asm!("fxrstor64 [{}]", in(reg) self.area, options(nostack)) };
+            return;
+        }
+        cpu::set_xcr0(all);
+        // SAFETY: aligned, whole; a refused image faults and is caught.
+        if unsafe { try_xrstor(self.area, all) } != 0 {
+            let xcr0 = self.xcr0;
+            *self = FpuState::new();
+            self.xcr0 = xcr0;
+            // SAFETY: the initial state is always accepted.
+            unsafe { try_xrstor(self.area, all) };
+        }
+        if self.xcr0 != all {
+            cpu::set_xcr0(self.xcr0);
+        }
+    }
+}
+
+impl Default for FpuState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for FpuState {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.area, Layout::from_size_align_unchecked(self.len, 64)) }
+    }
+}

@@ -1,0 +1,40 @@
+//! The one machine Oxen runs on. Each file is one device or one mechanism of it; the assembly under
+//! `asm/` is what no compiler can emit (entry points, faulting accesses, mode changes).
+
+pub mod apic;
+pub mod clock;
+pub mod cpu;
+pub mod desc;
+pub mod fpu;
+pub mod ioapic;
+pub mod paging;
+pub mod percpu;
+pub mod port;
+pub mod smp;
+pub mod tlb;
+pub mod traps;
+pub mod uart;
+
+core::arch::global_asm!(
+    include_str!("asm/boot.s"),
+    include_str!("asm/entry.s"),
+    include_str!("asm/usercopy.s"),
+    options(raw),
+);
+
+/// Where the hypervisor's own things are mapped, in every address space (L4 slots 256 to 271 are
+/// the hypervisor's by the ABI: xen-x86_64.h `HYPERVISOR_VIRT_START`).
+pub mod layout {
+    /// The machine-to-physical table, readable by guests (`MACH2PHYS_VIRT_START`).
+    pub const M2P: u64 = 0xffff_8000_0000_0000;
+    /// Memory-mapped devices of the hypervisor: LAPIC, IOAPICs, HPET, MMCONFIG.
+    pub const MMIO: u64 = 0xffff_8180_0000_0000;
+    /// Per-CPU windows, 2 MiB apart.
+    pub const PERCPU: u64 = 0xffff_8200_0000_0000;
+    /// The image (images/hv.ld `VIRT`): link address = physical address + this.
+    pub const IMAGE: u64 = 0xffff_82d0_4000_0000;
+    /// All RAM, linearly.
+    pub const DIRECT: u64 = 0xffff_8300_0000_0000;
+    /// First address above the hypervisor's range.
+    pub const END: u64 = 0xffff_8800_0000_0000;
+}

@@ -1,0 +1,105 @@
+//! Translations cached by other CPUs.
+//!
+//! A CPU in the hypervisor has interrupts off and may be waiting for a lock that the asking CPU holds,
+//! so a request is a counter that the target also looks at while it spins (lock.rs) and before it
+//! enters a guest. Whoever asks waits until every target has answered, and answers others meanwhile.
+
+use super::percpu::{self, MAX_CPUS};
+use super::{apic, cpu};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+
+struct Flush {
+    asked: AtomicU64,
+    done: AtomicU64,
+}
+
+static FLUSH: [Flush; MAX_CPUS] = [const { Flush { asked: AtomicU64::new(0), done: AtomicU64::new(0) } }; MAX_CPUS];
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+/// Counts flushes of any kind: a frame stamped with a value can have no older translation on a CPU
+/// whose last full flush came at a later value.
+static CLOCK: AtomicU64 = AtomicU64::new(1);
+static LAST: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+pub(super) fn set_online(cpu: usize) {
+    ONLINE.fetch_or(1 << cpu, SeqCst);
+}
+
+/// Bit mask of CPUs that are up.
+pub fn online() -> u64 {
+    ONLINE.load(Relaxed)
+}
+
+/// The flush clock now, to stamp a frame with when a translation of it may have just been dropped
+/// from the tables.
+#[inline]
+pub fn clock() -> u64 {
+    CLOCK.load(Acquire)
+}
+
+/// Drops this CPU's translations of guest addresses.
+#[inline]
+pub fn flush_local() {
+    let now = CLOCK.fetch_add(1, AcqRel) + 1;
+    // SAFETY: reloading the root that is loaded.
+    unsafe { cpu::write_cr3(cpu::read_cr3()) };
+    LAST[percpu::cpu_id()].store(now, Release);
+}
+
+/// Notes that CR3 was just loaded (which flushes).
+#[inline]
+pub(crate) fn note_flush() {
+    LAST[percpu::cpu_id()].store(clock(), Release);
+}
+
+/// Answers a flush request to this CPU, if there is one.
+#[inline]
+pub fn poll() {
+    let f = &FLUSH[percpu::cpu_id()];
+    let asked = f.asked.load(Acquire);
+    if f.done.load(Relaxed) != asked {
+        flush_local();
+        f.done.store(asked, Release);
+    }
+}
+
+/// CPUs of `mask` that may still hold a translation from before `stamp`.
+#[inline]
+pub fn stale(mask: u64, stamp: u64) -> u64 {
+    let mut left = mask & online();
+    let mut out = 0;
+    while left != 0 {
+        let c = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if LAST[c].load(Acquire) <= stamp {
+            out |= 1 << c;
+        }
+    }
+    out
+}
+
+/// Flushes every CPU of `mask` and returns when all have.
+pub fn flush(mask: u64) {
+    let me = percpu::cpu_id();
+    let others = mask & online() & !(1 << me);
+    let mut wanted = [0u64; MAX_CPUS];
+    let mut left = others;
+    while left != 0 {
+        let c = left.trailing_zeros() as usize;
+        left &= left - 1;
+        wanted[c] = FLUSH[c].asked.fetch_add(1, AcqRel) + 1;
+        apic::send(c, apic::vector::FLUSH);
+    }
+    if mask & 1 << me != 0 {
+        flush_local();
+    }
+    let mut left = others;
+    while left != 0 {
+        let c = left.trailing_zeros() as usize;
+        if FLUSH[c].done.load(Acquire) >= wanted[c] {
+            left &= left - 1;
+        } else {
+            poll();
+            core::hint::spin_loop();
+        }
+    }
+}

@@ -1,3 +1,0 @@
-//! The hypervisor.
-#![no_std]
-#![forbid(unsafe_code)]
