@@ -1,3 +1,7 @@
-//! The control domain.
+//! The control domain: xenstored, consoled, and the toolstack that builds and runs the other domains.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod xenstored;
