@@ -43,7 +43,7 @@ pub struct Args {
 }
 
 /// What goes into an image besides what this tree builds by itself.
-#[derive(clap::Args, Clone, Default)]
+#[derive(clap::Args, Clone)]
 pub struct Content {
     /// The folder that the `web` guest serves
     #[arg(long, value_name = "DIR")]
@@ -62,6 +62,13 @@ pub struct Content {
     pub dom0_args: String,
 }
 
+impl Default for Content {
+    fn default() -> Self {
+        let (hypervisor_args, dom0_args) = (HYPERVISOR_ARGS.into(), DOM0_ARGS.into());
+        Self { site: None, hypervisor: None, dom0: None, hypervisor_args, dom0_args }
+    }
+}
+
 /// The hypervisor's command line: the first serial port is its console.
 pub const HYPERVISOR_ARGS: &str = "console=com1 com1=115200 dom0_mem=128M";
 /// dom0's command line.
@@ -71,12 +78,13 @@ pub const DOM0_ARGS: &str = "ip=10.0.2.10/24 gw=10.0.2.2";
 pub fn command(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::For::Image)?;
     let built = build::with(args.content.hypervisor.as_deref(), args.content.dom0.as_deref())?;
-    write(&args.output, &built, &args.content)?;
+    write(&args.output, &built, &args.content, false)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a disk image of `built` to `output`. An image that is there is replaced at the end, in one go.
-pub fn write(output: &Path, built: &Built, content: &Content) -> Result<()> {
+/// Writes a disk image of `built` to `output`. An image that is there is replaced at the end, in one go;
+/// with `keep` its volumes go into the new one.
+pub fn write(output: &Path, built: &Built, content: &Content, keep: bool) -> Result<()> {
     let step = Step::new(&format!("writing {}", output.display()));
     let efi_files = [("oxen", &built.hypervisor), ("dom0", &built.dom0), ("dom0.tar", &built.ramdisk)];
     let mut efi_size = EFI_ROOM;
@@ -92,6 +100,7 @@ pub fn write(output: &Path, built: &Built, content: &Content) -> Result<()> {
         filled.push((disk.add(volume.name, gpt::LINUX_DATA, volume.size), volume));
     }
 
+    let kept = if keep && output.exists() { Some(disk.opened_if_alike(output)?) } else { None };
     let draft = output.with_extension("draft");
     if let Some(dir) = output.parent() {
         std::fs::create_dir_all(dir)?;
@@ -127,8 +136,11 @@ pub fn write(output: &Path, built: &Built, content: &Content) -> Result<()> {
 
     for (partition, volume) in &filled {
         step.detail(&format!("volume {}", volume.name));
-        if let Some(image) = volume.make(&work)? {
-            copy_sparse(&image, &file, disk.offset(*partition))?;
+        let offset = disk.offset(*partition);
+        if let Some(old) = &kept {
+            copy_sparse(old, offset, disk.sectors(*partition) * SECTOR, &file, offset)?;
+        } else if let Some(image) = volume.make(&work)? {
+            copy_sparse(&File::open(&image)?, 0, volume.size, &file, offset)?;
         }
     }
     file.sync_all()?;
@@ -164,20 +176,16 @@ impl Fat {
     }
 }
 
-/// Copies the file `from` into `to` at `offset`, leaving holes where it has only zeros.
-fn copy_sparse(from: &Path, to: &File, offset: u64) -> Result<()> {
-    const CHUNK: usize = 64 << 10;
-    let source = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
-    let mut chunk = vec![0; CHUNK];
-    let mut at = 0;
-    loop {
-        let n = source.read_at(&mut chunk, at)?;
-        if n == 0 {
-            return Ok(());
+/// Copies `len` bytes at `from_offset` of `from` to `to_offset` of `to`, leaving holes for zeros.
+fn copy_sparse(from: &File, from_offset: u64, len: u64, to: &File, to_offset: u64) -> Result<()> {
+    const CHUNK: u64 = 64 << 10;
+    let mut chunk = vec![0; CHUNK as usize];
+    for at in (0..len).step_by(CHUNK as usize) {
+        let chunk = &mut chunk[..CHUNK.min(len - at) as usize];
+        from.read_exact_at(chunk, from_offset + at)?;
+        if chunk.iter().any(|&b| b != 0) {
+            to.write_all_at(chunk, to_offset + at)?;
         }
-        if chunk[..n].iter().any(|&b| b != 0) {
-            to.write_all_at(&chunk[..n], offset + at)?;
-        }
-        at += n as u64;
     }
+    Ok(())
 }

@@ -8,6 +8,10 @@ mod build;
 mod cmd;
 mod image;
 mod paths;
+mod qemu;
+mod qmp;
+mod run;
+mod services;
 mod setup;
 mod steps;
 mod test;
@@ -27,6 +31,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build everything, write a disk, boot it in QEMU: ends at dom0's shell
+    Run(run::Args),
     /// Install what is missing on this machine (apt, rustup); nothing to do is quick
     Setup(setup::Args),
     /// Build the hypervisor, dom0, the services and dom0's ramdisk into target/oxen/
@@ -39,6 +45,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(args) => run::command(&args),
         Command::Setup(args) => setup::command(&args),
         Command::Build(args) => build::command(&args),
         Command::Image(args) => image::command(&args),

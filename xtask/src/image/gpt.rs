@@ -4,8 +4,9 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::{ALIGNMENT, SECTOR};
 
@@ -97,6 +98,23 @@ impl Disk {
         file.write_all_at(&array, (last - ARRAY_SECTORS) * SECTOR)?;
         file.write_all_at(&self.header(last, 1, last - ARRAY_SECTORS, &array), last * SECTOR)?;
         Ok(())
+    }
+
+    /// Opens the image `file`, whose table must be this disk's.
+    ///
+    /// # Errors
+    /// Another table: its volumes are not where ours are.
+    pub fn opened_if_alike(&self, file: &Path) -> Result<File> {
+        let old = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let ours = self.array();
+        let mut theirs = vec![0; ours.len()];
+        if old.read_exact_at(&mut theirs, 2 * SECTOR).is_err() || ours != theirs {
+            bail!(
+                "the volumes of {} have other sizes than the ones to be written: run without --keep",
+                file.display()
+            );
+        }
+        Ok(old)
     }
 
     fn array(&self) -> Vec<u8> {

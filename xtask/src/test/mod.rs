@@ -1,6 +1,9 @@
 //! `cargo xtask test`: every crate's tests on this host, then scenarios on whole machines in QEMU.
 
 mod host;
+mod machine;
+mod peer;
+mod scenarios;
 
 use std::process::ExitCode;
 
@@ -23,9 +26,14 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::For::Test)?;
     let filter = args.filter.as_deref();
     if args.list {
-        return host::list(filter).map(|()| ExitCode::SUCCESS);
+        host::list(filter)?;
+        let _ = scenarios::run(filter, true);
+        return Ok(ExitCode::SUCCESS);
     }
-    let count = host::run(filter)?;
+    let mut count = host::run(filter)?;
+    println!("== machines in QEMU");
+    let scenarios = scenarios::run(filter, false);
+    count += Count { passed: scenarios.num_passed, failed: scenarios.num_failed };
     println!("\n{} passed, {} failed", count.passed, count.failed);
     Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

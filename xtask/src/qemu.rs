@@ -1,0 +1,172 @@
+//! The machine that everything runs on: QEMU's command line.
+//!
+//! A q35 PC with one virtio disk and one virtio network card, both modern only, the first serial port
+//! as the console, and user-mode networking 10.0.2.0/24 with forwarded ports on the host's loopback.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::build::Built;
+use crate::image::Content;
+use crate::services::Forward;
+use crate::{cmd, paths};
+
+/// How the machine finds the hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Boot {
+    /// PC BIOS, GRUB from the disk, Multiboot 2
+    DiskBios,
+    /// UEFI firmware, GRUB from the disk, Multiboot 2
+    DiskUefi,
+    /// QEMU loads the kernels by itself, Multiboot 1: the quickest
+    Direct,
+}
+
+/// Who executes the machine's instructions.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Accel {
+    /// QEMU's translator: works everywhere
+    Tcg,
+    /// The host's KVM
+    Kvm,
+}
+
+/// Where the first serial port leads.
+pub enum Serial {
+    /// This process's terminal, and the file.
+    Terminal(PathBuf),
+    /// The file only.
+    File(PathBuf),
+    /// QEMU's standard input and output, for a program to use.
+    Pipe,
+}
+
+/// A machine to be started.
+pub struct Machine<'a> {
+    /// How it boots.
+    pub boot: Boot,
+    /// What it boots, and with which arguments.
+    pub built: &'a Built,
+    /// The kernels' arguments.
+    pub content: &'a Content,
+    /// The disk's image; none for a machine without a disk.
+    pub disk: Option<&'a Path>,
+    /// What is written to the disk is forgotten with the machine.
+    pub disk_is_scratch: bool,
+    /// Virtual CPUs.
+    pub smp: u32,
+    /// RAM, as QEMU takes it: `1G`.
+    pub memory: &'a str,
+    /// The CPU model, as QEMU takes it.
+    pub cpu: &'a str,
+    /// Who executes.
+    pub accel: Accel,
+    /// Ports of the host that lead to guests.
+    pub forwards: &'a [Forward],
+    /// The console.
+    pub serial: Serial,
+    /// The socket on which the monitor is to listen.
+    pub monitor: &'a Path,
+    /// Wait for a debugger on TCP port 1234 before the first instruction.
+    pub gdb: bool,
+    /// More arguments for QEMU.
+    pub more: &'a [String],
+}
+
+impl Machine<'_> {
+    /// QEMU's command. QEMU dies with the thread that starts it, so that no machine is left behind.
+    pub fn command(&self) -> Result<Command> {
+        let qemu = paths::find_program("qemu-system-x86_64").context("qemu-system-x86_64 is missing")?;
+        let mut command = cmd::program("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(qemu).current_dir(paths::out());
+        let accel = match self.accel {
+            Accel::Tcg => "tcg",
+            Accel::Kvm => "kvm",
+        };
+        command.args(["-name", "oxen", "-machine", "q35", "-accel", accel, "-cpu", self.cpu]);
+        command.args(["-m", self.memory, "-smp", &self.smp.to_string()]);
+        command.args(["-nodefaults", "-display", "none", "-vga", "std"]);
+        self.add_boot(&mut command)?;
+        self.add_devices(&mut command);
+        self.add_consoles(&mut command);
+        command.args(self.more);
+        Ok(command)
+    }
+
+    fn add_boot(&self, command: &mut Command) -> Result<()> {
+        match self.boot {
+            Boot::DiskBios => {}
+            Boot::DiskUefi => {
+                // the firmware's variables are private to this machine and forgotten with it
+                let code = "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
+                let variables =
+                    "if=pflash,format=raw,unit=1,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd";
+                command.args(["-drive", code, "-drive", variables]);
+            }
+            Boot::Direct => {
+                let module = |file: &Path, args: &str| -> Result<String> {
+                    let line = format!("{} {args}", file.to_str().context("a file name that is not UTF-8")?);
+                    Ok(line.trim_end().replace(',', ",,"))
+                };
+                let dom0 = module(&self.relative(&self.built.dom0), &self.content.dom0_args)?;
+                let ramdisk = module(&self.relative(&self.built.ramdisk), "")?;
+                command.arg("-kernel").arg(&self.built.hypervisor);
+                command.args(["-append", &self.content.hypervisor_args]);
+                command.args(["-initrd", &format!("{dom0},{ramdisk}")]);
+            }
+        }
+        Ok(())
+    }
+
+    /// A module's file name ends at its first space: ours are named from QEMU's working folder.
+    fn relative(&self, file: &Path) -> PathBuf {
+        file.strip_prefix(paths::out()).unwrap_or(file).to_path_buf()
+    }
+
+    fn add_devices(&self, command: &mut Command) {
+        if let Some(disk) = self.disk {
+            let snapshot = if self.disk_is_scratch { ",snapshot=on" } else { "" };
+            let drive = format!("file={},format=raw,if=none,id=disk{snapshot}", comma_safe(disk));
+            command.args(["-drive", &drive]);
+            // with `-kernel` the first place in the boot order is QEMU's own
+            let order = if self.boot == Boot::Direct { 1 } else { 0 };
+            let device = format!("virtio-blk-pci,drive=disk,disable-legacy=on,bootindex={order}");
+            command.args(["-device", &device]);
+        }
+        let mut net = String::from("user,id=net,net=10.0.2.0/24");
+        for forward in self.forwards {
+            let Forward { host_port, address, port, .. } = forward;
+            net += &format!(",hostfwd=tcp:127.0.0.1:{host_port}-{address}:{port}");
+        }
+        command.args(["-netdev", &net]);
+        command.args(["-device", "virtio-net-pci,netdev=net,disable-legacy=on,romfile=,id=nic"]);
+    }
+
+    fn add_consoles(&self, command: &mut Command) {
+        let monitor = format!("unix:{},server=on,wait=off", comma_safe(self.monitor));
+        command.args(["-qmp", &monitor]);
+        match &self.serial {
+            Serial::Terminal(log) => {
+                let terminal = format!("stdio,id=console,mux=on,signal=off,logfile={}", comma_safe(log));
+                command.args(["-chardev", &terminal, "-serial", "chardev:console"]);
+                command.args(["-mon", "chardev=console,mode=readline"]);
+            }
+            Serial::File(log) => {
+                command.args(["-serial", &format!("file:{}", comma_safe(log))]);
+            }
+            Serial::Pipe => {
+                command.args(["-serial", "stdio"]);
+            }
+        }
+        if self.gdb {
+            command.args(["-gdb", "tcp:127.0.0.1:1234", "-S"]);
+        }
+    }
+}
+
+/// QEMU's options are separated by commas: one in a file name is doubled.
+fn comma_safe(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}

@@ -1,0 +1,255 @@
+//! A machine under test: booted, its console read and typed on, its plug pulled.
+//!
+//! Waiting is for a line with a generous limit, never for a time: a slow host makes a test slow, not
+//! red. What the console said is in a log under `target/oxen/logs/`, whose end a failure shows.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::build::Built;
+use crate::image::Content;
+use crate::qemu::{self, Accel, Boot, Serial};
+use crate::qmp::Qmp;
+use crate::services::Forward;
+use crate::{paths, run};
+
+/// How long a machine may take for one step, unless the test says otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What a scenario wants to boot; the rest is as `cargo xtask run` has it.
+pub struct Options<'a> {
+    /// The kernels.
+    pub built: &'a Built,
+    /// Their arguments.
+    pub content: Content,
+    /// How the machine boots.
+    pub boot: Boot,
+    /// The disk's image; none for a machine without a disk.
+    pub disk: Option<&'a Path>,
+    /// The disk's image itself stays as it is: writes are forgotten.
+    pub disk_is_scratch: bool,
+    /// Virtual CPUs.
+    pub smp: u32,
+    /// RAM.
+    pub memory: &'a str,
+    /// The CPU model.
+    pub cpu: &'a str,
+    /// Ports of the host that lead to guests.
+    pub forwards: Vec<Forward>,
+    /// More arguments for QEMU.
+    pub more: Vec<String>,
+}
+
+impl<'a> Options<'a> {
+    /// A machine without a disk that QEMU boots by itself.
+    pub fn direct(built: &'a Built) -> Self {
+        Self {
+            built,
+            content: Content::default(),
+            boot: Boot::Direct,
+            disk: None,
+            disk_is_scratch: true,
+            smp: 1,
+            memory: "1G",
+            cpu: "Skylake-Client",
+            forwards: Vec::new(),
+            more: Vec::new(),
+        }
+    }
+}
+
+/// The machines of one scenario.
+pub struct Lab {
+    name: String,
+    logs: Vec<PathBuf>,
+}
+
+impl Lab {
+    /// A lab for the scenario called `name`.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.replace("::", "-"), logs: Vec::new() }
+    }
+
+    /// Starts a machine.
+    pub fn boot(&mut self, options: &Options) -> Result<Machine> {
+        let dir = paths::out().join("logs");
+        std::fs::create_dir_all(&dir)?;
+        let log = dir.join(format!("{}-{}.log", self.name, self.logs.len() + 1));
+        self.logs.push(log.clone());
+        Machine::start(options, &log)
+    }
+
+    /// The end of what each machine said, for a failure's message.
+    pub fn tails(&self) -> String {
+        let mut text = String::new();
+        for log in &self.logs {
+            let said = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+            let lines: Vec<&str> = said.lines().collect();
+            text += &format!("\n--- the end of {}:\n", log.display());
+            text += &lines[lines.len().saturating_sub(40)..].join("\n");
+        }
+        text
+    }
+}
+
+/// A running machine. Dropped, it is switched off at once, as by pulling its plug.
+pub struct Machine {
+    qemu: Child,
+    keyboard: ChildStdin,
+    console: Arc<Console>,
+    monitor: PathBuf,
+    /// Ports of the host that lead to guests.
+    pub forwards: Vec<Forward>,
+}
+
+/// What the serial port has said.
+#[derive(Default)]
+struct Console {
+    state: Mutex<Said>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Said {
+    text: String,
+    /// Up to where [`Machine::wait_for`] has looked.
+    seen: usize,
+    ended: bool,
+}
+
+impl Machine {
+    fn start(options: &Options, log: &Path) -> Result<Self> {
+        let monitor = run::monitor_socket();
+        let mut command = qemu::Machine {
+            boot: options.boot,
+            built: options.built,
+            content: &options.content,
+            disk: options.disk,
+            disk_is_scratch: options.disk_is_scratch,
+            smp: options.smp,
+            memory: options.memory,
+            cpu: options.cpu,
+            accel: Accel::Tcg,
+            forwards: &options.forwards,
+            serial: Serial::Pipe,
+            monitor: &monitor,
+            gdb: false,
+            more: &options.more,
+        }
+        .command()?;
+        let mut log_file = std::fs::File::create(log).with_context(|| log.display().to_string())?;
+        // what TCG leaves out of a CPU model is told on standard error, at each start
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file.try_clone()?);
+        let mut qemu = command.arg("-no-reboot").spawn().context("cannot start QEMU")?;
+        let keyboard = qemu.stdin.take().context("QEMU's standard input")?;
+        let mut serial = qemu.stdout.take().context("QEMU's standard output")?;
+        let console = Arc::new(Console::default());
+        let heard = Arc::clone(&console);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = serial.read(&mut bytes) {
+                let _ = log_file.write_all(&bytes[..n]);
+                heard.add(&String::from_utf8_lossy(&bytes[..n]).replace('\r', ""));
+            }
+            heard.end();
+        });
+        let forwards = options.forwards.clone();
+        Ok(Self { qemu, keyboard, console, monitor, forwards })
+    }
+
+    /// Waits for a whole line with `text` in it, after what was found before, and gives it.
+    ///
+    /// # Errors
+    /// The machine ended, or [`PATIENCE`] ran out.
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
+        self.wait_until(text, |after| after.find('\n'))
+    }
+
+    /// Waits for `text` alone, which need not end its line: a prompt.
+    pub fn wait_for_prompt(&mut self, text: &str) -> Result<()> {
+        self.wait_until(text, |_| Some(text.len())).map(drop)
+    }
+
+    /// Waits for `text` and for its end, which `end` finds in what begins with it. Gives the line from
+    /// its beginning to that end.
+    fn wait_until(&mut self, text: &str, end: impl Fn(&str) -> Option<usize>) -> Result<String> {
+        let until = Instant::now() + PATIENCE;
+        let mut said = self.console.lock();
+        loop {
+            let found = said.text[said.seen..].find(text).map(|at| at + said.seen);
+            let found = found.and_then(|at| Some((at, at + end(&said.text[at..])?)));
+            if let Some((at, end)) = found {
+                let start = said.text[..at].rfind('\n').map_or(0, |n| n + 1);
+                said.seen = end;
+                return Ok(said.text[start..end].to_string());
+            }
+            if said.ended {
+                bail!("the machine ended before it said {text:?}");
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("the machine did not say {text:?} within {} s", PATIENCE.as_secs());
+            }
+            said = self.console.more.wait_timeout(said, left).unwrap_or_else(|e| e.into_inner()).0;
+        }
+    }
+
+    /// Types `line` and Enter on the serial console.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.keyboard.write_all(format!("{line}\r").as_bytes())?;
+        self.keyboard.flush().context("the machine's console is closed")
+    }
+
+    /// Runs a command of QEMU's monitor.
+    pub fn monitor(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        Qmp::connect(&self.monitor)?.execute(command, arguments)
+    }
+
+    /// The host's port that leads to `service`.
+    pub fn port(&self, service: &str) -> Result<u16> {
+        let forward = self.forwards.iter().find(|f| f.name == service);
+        Ok(forward.with_context(|| format!("no port is forwarded to {service}"))?.host_port)
+    }
+
+    /// Waits until the machine has switched itself off.
+    pub fn wait_for_end(&mut self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while self.qemu.try_wait()?.is_none() {
+            if Instant::now() > until {
+                bail!("the machine did not switch itself off within {} s", PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        let _ = std::fs::remove_file(&self.monitor);
+    }
+}
+
+impl Console {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Said> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn add(&self, text: &str) {
+        self.lock().text.push_str(text);
+        self.more.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.more.notify_all();
+    }
+}

@@ -1,0 +1,30 @@
+//! The scenarios: whole machines in QEMU, one after the other.
+
+mod on_xen;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+
+use super::machine::Lab;
+
+/// A scenario: its name and what it does.
+type Scenario = (&'static str, fn(&mut Lab) -> Result<()>);
+
+const ALL: &[Scenario] = &[("on_xen::dom0_starts", on_xen::dom0_starts)];
+
+/// Runs the scenarios whose name contains `filter`, or lists them.
+pub fn run(filter: Option<&str>, list: bool) -> Conclusion {
+    let arguments = Arguments {
+        filter: filter.map(str::to_string),
+        list,
+        test_threads: Some(1), // a machine needs the host's processors for itself
+        ..Arguments::default()
+    };
+    let trials = ALL.iter().map(|&(name, scenario)| Trial::test(name, move || within(name, scenario)));
+    libtest_mimic::run(&arguments, trials.collect())
+}
+
+fn within(name: &str, scenario: fn(&mut Lab) -> Result<()>) -> Result<(), Failed> {
+    let mut lab = Lab::new(name);
+    scenario(&mut lab).map_err(|error| format!("{error:#}{}", lab.tails()).into())
+}
