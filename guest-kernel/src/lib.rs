@@ -41,6 +41,17 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod back;
+pub mod block;
+#[cfg(test)]
+mod fake;
+pub mod front;
+pub mod ring;
+pub mod share;
+mod wait;
 
 #[doc(hidden)]
 pub use guest_machine as machine;

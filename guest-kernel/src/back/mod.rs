@@ -1,0 +1,3 @@
+//! The backends of the split drivers: what a driver domain serves its guests with.
+
+pub mod blk;

@@ -1,0 +1,3 @@
+//! The frontends of the split drivers: a guest's disks and network interfaces.
+
+pub mod blk;
