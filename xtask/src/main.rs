@@ -7,6 +7,7 @@
 mod build;
 mod cmd;
 mod image;
+mod new_service;
 mod paths;
 mod qemu;
 mod qmp;
@@ -41,6 +42,8 @@ enum Command {
     Image(image::Args),
     /// Run the tests: every crate's on this host, then whole machines in QEMU
     Test(test::Args),
+    /// Begin a service of your own
+    NewService(new_service::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::command(&args),
         Command::Build(args) => build::command(&args),
         Command::Image(args) => image::command(&args),
+        Command::NewService(args) => new_service::command(&args),
         Command::Test(args) => test::command(&args),
     };
     match result {

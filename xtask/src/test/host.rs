@@ -1,7 +1,7 @@
 //! The tests that run on this host: each package's own, by `cargo test`.
 //!
 //! Package by package, so that one which does not compile is one failure and the others still run.
-//! Kernels' binaries are not built here: only libraries and integration tests are for the host.
+//! Kernels' binaries are not built here: they are for another target. Only `xtask`'s own is for the host.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -42,15 +42,12 @@ pub fn list(filter: Option<&str>) -> Result<()> {
 fn cargo_test(package: &Package) -> Option<Command> {
     let mut command = cmd::cargo();
     command.args(["test", "--no-fail-fast", "--package", &package.name]);
-    match (package.lib, package.bins.is_empty()) {
-        (true, _) => {
-            command.arg("--lib");
-        }
-        (false, false) => {
-            command.arg("--bins");
-        }
-        (false, true) if package.tests.is_empty() => return None,
-        (false, true) => {}
+    if package.lib {
+        command.arg("--lib");
+    } else if package.name == env!("CARGO_PKG_NAME") {
+        command.arg("--bins");
+    } else if package.tests.is_empty() {
+        return None;
     }
     for test in &package.tests {
         command.args(["--test", test]);
