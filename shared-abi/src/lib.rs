@@ -21,19 +21,27 @@ mod layout;
 
 pub mod arch_x86;
 pub mod callback;
+pub mod cpuid;
+pub mod domctl;
 pub mod elfnote;
 pub mod errno;
 pub mod event_channel;
 pub mod features;
 pub mod grant_table;
+pub mod hvm_start_info;
+pub mod hypfs;
 pub mod io;
 pub mod memory;
+pub mod nmi;
 pub mod physdev;
+pub mod platform;
 pub mod pte;
 pub mod sched;
+pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
+pub mod xsm;
 
 mod types;
 

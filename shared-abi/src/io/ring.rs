@@ -10,7 +10,7 @@ pub type RingIdx = u32;
 
 abi_structs! {
     /// What a ring's first page starts with; the entries follow.
-    pub struct Sring("struct blkif_sring", 64) {
+    pub struct Sring("struct empty_sring", 64) {
         req_prod: RingIdx,
         /// The requester notifies when `req_prod` passes this.
         req_event: RingIdx,
