@@ -1,0 +1,315 @@
+//! The `EVTCHNOP_*` operations that change ports, over one domain's table or two.
+//!
+//! Who may ask is the caller's to check (access.rs); what is asked is checked here, all of it
+//! before the first store, so an error leaves every table as it was. The errnos are those of
+//! Xen 4.17.
+
+use shared_abi::errno::Errno;
+use shared_abi::xen::NR_VIRQS;
+use shared_abi::{DomId, Port};
+
+use super::channel::{Channel, PORTS, Ports, State};
+use super::two_level::{Delivery, SharedBits};
+use super::virq::is_global;
+
+/// What a domain's event lock guards beside its [`Ports`]: which ports are in use.
+pub struct Control {
+    used: [u64; (PORTS / 64) as usize],
+    in_use: u32,
+    dying: bool,
+    reset_from: u32,
+}
+
+/// One domain's side of an operation, with its event lock held.
+pub struct Side<'a, B: SharedBits + ?Sized> {
+    /// The domain.
+    pub dom: DomId,
+    /// Its ports.
+    pub ports: &'a Ports,
+    /// What its event lock guards.
+    pub ctl: &'a mut Control,
+    /// Its shared event bits.
+    pub bits: &'a B,
+}
+
+/// What the caller of a close has left to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Closed {
+    /// Nothing.
+    Done,
+    /// Take this pirq from the domain in the interrupt controller.
+    Pirq(u32),
+}
+
+/// What the caller of `bind_vcpu` has left to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Rebound {
+    /// Nothing.
+    Done,
+    /// Steer this pirq to the CPU of the vcpu.
+    Pirq(u32),
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Control {
+    /// All ports free but port 0.
+    pub const fn new() -> Control {
+        let mut used = [0; (PORTS / 64) as usize];
+        used[0] = 1;
+        Control { used, in_use: 0, dying: false, reset_from: 0 }
+    }
+
+    /// From now on the domain gets no new port. The first step of its destruction, taken before
+    /// the ports are closed.
+    pub fn set_dying(&mut self) {
+        self.dying = true;
+    }
+
+    /// How many ports are in use.
+    pub fn in_use(&self) -> u32 {
+        self.in_use
+    }
+
+    /// The lowest port in use from `from` on.
+    pub fn next_used(&self, from: u32) -> Option<Port> {
+        let from = from.max(1);
+        let (word, bit) = (from as usize / 64, from % 64);
+        let rest = *self.used.get(word)? & (u64::MAX << bit);
+        let mut words = self.used.iter().enumerate().skip(word + 1);
+        let (word, bits) =
+            if rest != 0 { (word, rest) } else { words.find(|(_, w)| **w != 0).map(|(i, w)| (i, *w))? };
+        Some(Port(word as u32 * 64 + bits.trailing_zeros()))
+    }
+
+    fn mark(&mut self, port: Port, used: bool) {
+        if let Some(word) = self.used.get_mut(port.0 as usize / 64) {
+            let bit = 1 << (port.0 % 64);
+            if used {
+                *word |= bit;
+                self.in_use += 1;
+            } else {
+                *word &= !bit;
+                self.in_use -= 1;
+            }
+        }
+    }
+}
+
+impl<B: SharedBits + ?Sized> Side<'_, B> {
+    /// The lowest free port, its bucket made. Nothing is taken yet: [`Side::open`] does that.
+    fn free_port(&self) -> Result<Port, Errno> {
+        if self.ctl.dying {
+            return Err(Errno::EINVAL);
+        }
+        let with_room = self.ctl.used.iter().enumerate().find(|(_, word)| **word != u64::MAX);
+        let (word, bits) = with_room.ok_or(Errno::ENOSPC)?;
+        let port = Port(word as u32 * 64 + bits.trailing_ones());
+        if port.0 >= self.ports.limit() {
+            return Err(Errno::ENOSPC);
+        }
+        self.ports.grow(port)?;
+        Ok(port)
+    }
+
+    fn open(&mut self, port: Port, state: State, vcpu: u32) -> Port {
+        self.ctl.mark(port, true);
+        self.ports.store(port, Channel { state, vcpu });
+        port
+    }
+
+    /// `EVTCHNOP_alloc_unbound` in this domain, for `remote` (with `DOMID_SELF` resolved to the
+    /// *caller*) to bind to. Whether `remote` exists is not asked.
+    ///
+    /// # Errors
+    /// `ENOSPC` when all ports are in use, `ENOMEM`, `EINVAL` when the domain is dying.
+    pub fn alloc_unbound(&mut self, remote: DomId) -> Result<Port, Errno> {
+        let port = self.free_port()?;
+        Ok(self.open(port, State::Unbound { remote }, 0))
+    }
+
+    /// `EVTCHNOP_bind_interdomain` from this domain to `peer`'s port; `None` means this domain
+    /// itself. The new port is pending at once: what the peer sent before was dropped.
+    ///
+    /// # Errors
+    /// As [`Side::alloc_unbound`]; `EINVAL` when the peer's port does not wait for this domain.
+    pub fn bind_interdomain(
+        &mut self,
+        peer: Option<&mut Side<'_, B>>,
+        remote_port: Port,
+    ) -> Result<(Port, Delivery), Errno> {
+        let port = self.free_port()?;
+        let (remote, remote_ports) = match &peer {
+            Some(peer) => (peer.dom, peer.ports),
+            None => (self.dom, self.ports),
+        };
+        let theirs = remote_ports.channel(remote_port)?;
+        if theirs.state != (State::Unbound { remote: self.dom }) {
+            return Err(Errno::EINVAL);
+        }
+        self.open(port, State::Interdomain { remote, port: remote_port }, 0);
+        let back = State::Interdomain { remote: self.dom, port };
+        remote_ports.store(remote_port, Channel { state: back, ..theirs });
+        Ok((port, self.ports.set_pending(self.bits, port, 0)))
+    }
+
+    /// `EVTCHNOP_bind_virq`.
+    ///
+    /// # Errors
+    /// `EINVAL` for an unknown VIRQ or a global one on a vcpu other than 0, `ENOENT` when there
+    /// is no such vcpu, `EEXIST` when it is bound already; as [`Side::alloc_unbound`].
+    pub fn bind_virq(&mut self, virq: u32, vcpu: u32) -> Result<Port, Errno> {
+        if virq >= NR_VIRQS || is_global(virq) && vcpu != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if vcpu >= self.ports.vcpus() {
+            return Err(Errno::ENOENT);
+        }
+        if self.ports.virqs.get(vcpu, virq).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let port = self.free_port()?;
+        self.open(port, State::Virq(virq), vcpu);
+        self.ports.virqs.set(vcpu, virq, port);
+        Ok(port)
+    }
+
+    /// `EVTCHNOP_bind_ipi`.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such vcpu; as [`Side::alloc_unbound`].
+    pub fn bind_ipi(&mut self, vcpu: u32) -> Result<Port, Errno> {
+        if vcpu >= self.ports.vcpus() {
+            return Err(Errno::ENOENT);
+        }
+        let port = self.free_port()?;
+        Ok(self.open(port, State::Ipi, vcpu))
+    }
+
+    /// `EVTCHNOP_bind_pirq`. `permitted`: the domain may use this pirq. `attach` makes the
+    /// interrupt controller deliver it to the domain; it runs last, with the port in place
+    /// already (an interrupt may come at once), and its error undoes the binding.
+    ///
+    /// # Errors
+    /// `EINVAL` for a pirq past the domain's limit, `EPERM`, `EEXIST` when it is bound already;
+    /// as [`Side::alloc_unbound`]; whatever `attach` returns.
+    pub fn bind_pirq(
+        &mut self,
+        pirq: u32,
+        permitted: bool,
+        attach: impl FnOnce() -> Result<(), Errno>,
+    ) -> Result<Port, Errno> {
+        if pirq >= self.ports.pirqs() {
+            return Err(Errno::EINVAL);
+        }
+        if !permitted {
+            return Err(Errno::EPERM);
+        }
+        if self.ports.pirqs.get(pirq).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let port = self.free_port()?;
+        self.open(port, State::Pirq(pirq), 0);
+        self.ports.pirqs.set(pirq, port);
+        if let Err(error) = attach() {
+            self.ports.pirqs.set(pirq, Port(0));
+            self.free(port);
+            return Err(error);
+        }
+        Ok(port)
+    }
+
+    /// Frees a port: closed, notifying vcpu 0, not pending.
+    fn free(&mut self, port: Port) {
+        self.ports.store(port, Channel::FREE);
+        self.bits.clear_pending(port.0);
+        self.ctl.mark(port, false);
+        // A walk that closes everything does not come back to a port that is opened again.
+        if port.0 == self.ctl.reset_from {
+            self.ctl.reset_from += 1;
+        }
+    }
+
+    /// `EVTCHNOP_close`. For an interdomain port `peer` is the other domain's side, locked
+    /// ([`Ports::peer_of`] tells which; `None` when it is this domain itself); the peer's port
+    /// becomes unbound again, waiting for this domain.
+    ///
+    /// # Errors
+    /// `EINVAL` when the port is free or reserved, or its peer is not the one given: the port
+    /// was closed and bound anew since the caller looked.
+    pub fn close(&mut self, port: Port, peer: Option<&mut Side<'_, B>>) -> Result<Closed, Errno> {
+        let channel = self.ports.channel(port)?;
+        let mut left = Closed::Done;
+        match channel.state {
+            State::Free | State::Reserved => return Err(Errno::EINVAL),
+            State::Unbound { .. } | State::Ipi => {}
+            State::Virq(virq) => {
+                // A global VIRQ stands in vcpu 0's map wherever its port was re-bound to.
+                let vcpu = if is_global(virq) { 0 } else { channel.vcpu };
+                self.ports.virqs.set(vcpu, virq, Port(0));
+            }
+            State::Pirq(pirq) => {
+                self.ports.pirqs.set(pirq, Port(0));
+                left = Closed::Pirq(pirq);
+            }
+            State::Interdomain { remote, port: remote_port } => {
+                let ports = match &peer {
+                    Some(peer) if peer.dom == remote => peer.ports,
+                    None if remote == self.dom => self.ports,
+                    _ => return Err(Errno::EINVAL),
+                };
+                let theirs = ports.channel(remote_port)?;
+                let unbound = State::Unbound { remote: self.dom };
+                ports.store(remote_port, Channel { state: unbound, ..theirs });
+            }
+        }
+        self.free(port);
+        Ok(left)
+    }
+
+    /// `EVTCHNOP_bind_vcpu`: which vcpu a port notifies.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such vcpu; `EINVAL` for a free or reserved port and for IPIs
+    /// and per-vcpu VIRQs, whose vcpu is fixed.
+    pub fn bind_vcpu(&mut self, port: Port, vcpu: u32) -> Result<Rebound, Errno> {
+        if vcpu >= self.ports.vcpus() {
+            return Err(Errno::ENOENT);
+        }
+        let channel = self.ports.channel(port)?;
+        let left = match channel.state {
+            State::Unbound { .. } | State::Interdomain { .. } => Rebound::Done,
+            State::Virq(virq) if is_global(virq) => Rebound::Done,
+            State::Pirq(pirq) if channel.vcpu != vcpu => Rebound::Pirq(pirq),
+            State::Pirq(_) => Rebound::Done,
+            State::Free | State::Reserved | State::Virq(_) | State::Ipi => return Err(Errno::EINVAL),
+        };
+        self.ports.store(port, Channel { vcpu, ..channel });
+        Ok(left)
+    }
+
+    /// The next port to close in `EVTCHNOP_reset` or the domain's destruction, with the domain
+    /// whose event lock its close needs as well (`None` when no second one). `None` when all
+    /// are closed. A port that is opened behind the walk survives it, so the walk ends.
+    ///
+    /// The caller closes it (dropping and taking locks in order as needed) and asks again, any
+    /// number of times with a continuation in between.
+    pub fn next_to_close(&mut self) -> Option<(Port, Option<DomId>)> {
+        match self.ctl.next_used(self.ctl.reset_from) {
+            Some(port) => {
+                self.ctl.reset_from = port.0;
+                Some((port, self.ports.peer_of(port).filter(|peer| *peer != self.dom)))
+            }
+            None => {
+                self.ctl.reset_from = 0;
+                None
+            }
+        }
+    }
+}

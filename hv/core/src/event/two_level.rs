@@ -1,0 +1,98 @@
+//! The 2-level ABI: 64 words of 64 pending bits and as many mask bits in the domain's
+//! shared_info, and in each vcpu_info a selector with one bit per word.
+//!
+//! All of it is memory the guest writes at any time. The order of the steps is the ABI: pending
+//! first, then the mask is looked at, then the selector, then the upcall flag; the guest walks
+//! the other way, so an event is never lost between the two.
+
+use shared_abi::errno::Errno;
+use shared_abi::{DomId, Port};
+
+use super::channel::{Ports, State};
+
+/// Atomic access to the event bits a domain shares with the hypervisor. An implementation must
+/// bound its arguments itself only in so far as these hold: `port` < 4096, `vcpu` < the domain's
+/// vcpus, `word` < 64. Each operation is one atomic read-modify-write or one load, sequentially
+/// consistent with the others.
+pub trait SharedBits {
+    /// Sets the pending bit of `port`; returns its former value.
+    fn test_and_set_pending(&self, port: u32) -> bool;
+    /// Clears the pending bit of `port`.
+    fn clear_pending(&self, port: u32);
+    /// The pending bit of `port`.
+    fn is_pending(&self, port: u32) -> bool;
+    /// The mask bit of `port`.
+    fn is_masked(&self, port: u32) -> bool;
+    /// Clears the mask bit of `port`; returns its former value.
+    fn test_and_clear_mask(&self, port: u32) -> bool;
+    /// Sets bit `word` of the vcpu's `evtchn_pending_sel`; returns its former value.
+    fn test_and_set_selector(&self, vcpu: u32, word: u32) -> bool;
+    /// Sets the vcpu's `evtchn_upcall_pending`; returns its former value.
+    fn test_and_set_upcall_pending(&self, vcpu: u32) -> bool;
+    /// Whether the vcpu has an upcall pending that it does not mask
+    /// (`evtchn_upcall_pending` and not `evtchn_upcall_mask`).
+    fn upcall_deliverable(&self, vcpu: u32) -> bool;
+}
+
+/// What a delivered event asks of the scheduler.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use]
+pub struct Delivery {
+    /// This vcpu has a new upcall pending: unblock it when it is blocked, interrupt its CPU when
+    /// it runs on another one.
+    pub kick: Option<u32>,
+    /// Some vcpu of the domain is in `SCHEDOP_poll`: wake what
+    /// [`super::poll::Pollers::take`] returns for this port.
+    pub polled: bool,
+}
+
+impl Ports {
+    /// Marks `port` pending and finds out whom to tell.
+    #[inline]
+    pub(super) fn set_pending<B: SharedBits + ?Sized>(&self, bits: &B, port: Port, vcpu: u32) -> Delivery {
+        if bits.test_and_set_pending(port.0) {
+            return Delivery::default();
+        }
+        let told = !bits.is_masked(port.0)
+            && !bits.test_and_set_selector(vcpu, port.0 / 64)
+            && !bits.test_and_set_upcall_pending(vcpu);
+        Delivery { kick: told.then_some(vcpu), polled: self.pollers.any() }
+    }
+
+    /// Receives, at this domain's `port`, what `from` sent on its port `from_port`. When the two
+    /// ports are no longer a pair (a close raced), the event is dropped.
+    #[inline]
+    pub fn receive<B: SharedBits + ?Sized>(
+        &self,
+        bits: &B,
+        port: Port,
+        from: DomId,
+        from_port: Port,
+    ) -> Delivery {
+        match self.channel(port) {
+            Ok(c) if c.state == (State::Interdomain { remote: from, port: from_port }) => {
+                self.set_pending(bits, port, c.vcpu)
+            }
+            _ => Delivery::default(),
+        }
+    }
+
+    /// Delivers an event to the domain's own `port`: an IPI ([`super::Route::Own`]).
+    #[inline]
+    pub fn receive_own<B: SharedBits + ?Sized>(&self, bits: &B, port: Port, vcpu: u32) -> Delivery {
+        self.set_pending(bits, port, vcpu)
+    }
+
+    /// `EVTCHNOP_unmask`: clears the mask bit, and delivers what was pending behind it.
+    ///
+    /// # Errors
+    /// `EINVAL` when the table has never grown to `port`.
+    pub fn unmask<B: SharedBits + ?Sized>(&self, bits: &B, port: Port) -> Result<Delivery, Errno> {
+        let vcpu = self.channel(port)?.vcpu;
+        let told = bits.test_and_clear_mask(port.0)
+            && bits.is_pending(port.0)
+            && !bits.test_and_set_selector(vcpu, port.0 / 64)
+            && !bits.test_and_set_upcall_pending(vcpu);
+        Ok(Delivery { kick: told.then_some(vcpu), polled: false })
+    }
+}
