@@ -1,0 +1,15 @@
+//! `xl.cfg`: from text to a checked domain description.
+//!
+//! [`syntax`] knows the file's form and where each value stands; [`domain`] knows the keys. An error says
+//! line, column and what was expected there. Unlike `xl`, which skips a key it does not know, a misspelt key
+//! is an error here; keys of `xl` that have no effect here are warned about.
+
+pub mod disk;
+pub mod domain;
+pub mod syntax;
+pub mod vif;
+
+pub use disk::Disk;
+pub use domain::{Action, DomainConfig};
+pub use syntax::{At, ConfigError};
+pub use vif::Vif;

@@ -1,0 +1,3 @@
+//! The toolstack: what `xl` is to its user.
+
+pub mod config;
