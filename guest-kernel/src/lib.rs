@@ -49,6 +49,7 @@ pub mod block;
 #[cfg(test)]
 mod fake;
 pub mod front;
+pub mod net;
 pub mod ring;
 pub mod share;
 mod wait;
