@@ -10,9 +10,11 @@
 extern crate alloc;
 
 pub mod boot;
+pub mod frame;
 pub mod guest_mem;
 pub mod heap;
 pub mod lock;
+pub mod ram;
 
 #[cfg(target_os = "none")]
 pub mod vcpu;

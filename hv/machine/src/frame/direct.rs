@@ -1,0 +1,271 @@
+//! Direct paging: what an entry of a guest's table may say, and how a new one takes an old one's place.
+//!
+//! The guest's tables are the processor's own, so an entry that stands in a checked table is in force.
+//! Replacing one is: take references to what the new entry names, swap it in, give back the old one's.
+//! No lock is held: the caller's [`Table`] keeps the table a table, and the swap yields each old entry to
+//! exactly one CPU, which gives back its references exactly once.
+//!
+//! The hardest decision is the entry that only changes flags. Taking and giving a reference for it would
+//! double the cost of the commonest updates; taking a shortcut is where Xen erred (XSA-148: a new
+//! superpage bit passed unchecked; XSA-182: new write permission passed unchecked). Here every new entry
+//! passes the same flag check, and the shortcut is only taken where the references that the entry holds
+//! stay the same or become fewer.
+
+use super::types::{EINVAL, Progress, is_hv_slot};
+use super::word::Type;
+use super::{Frame, FrameTable, L4, Stop, Table, Work};
+use core::sync::atomic::Ordering::{AcqRel, Acquire};
+use shared_abi::{DomId, Mfn, errno::Errno, pte};
+
+/// Bits that an entry of a higher table may not have: large pages, memory types, GLOBAL. (In an L1
+/// entry GLOBAL and, on RAM, memory types are cleared instead.)
+const UPPER_FORBIDDEN: u64 = pte::PWT | pte::PCD | pte::PSE | pte::GLOBAL;
+const MEMORY_TYPE: u64 = pte::PWT | pte::PCD | pte::PAT;
+/// How often a swap is tried again because the processor or another vcpu changed the entry.
+const ATTEMPTS: u32 = 16;
+
+/// In whose name page tables are changed.
+#[derive(Clone, Copy)]
+pub struct Rights<'a> {
+    /// Whose tables.
+    pub tables: DomId,
+    /// Whose frames L1 entries may map: `tables` again, or a domain over which the caller was found to have
+    /// power.
+    pub frames: DomId,
+    /// Which device memory `tables` may map.
+    pub io: &'a dyn Fn(Mfn) -> bool,
+    /// Whether `tables` has devices, and so may ask for memory types (which RAM ignores).
+    pub memory_types: bool,
+}
+
+fn no_io(_: Mfn) -> bool {
+    false
+}
+
+impl<'a> Rights<'a> {
+    /// Of a domain without devices, over its own frames.
+    pub const fn plain(domain: DomId) -> Rights<'static> {
+        Rights { tables: domain, frames: domain, io: &no_io, memory_types: false }
+    }
+
+    /// The same without power over other domains' frames.
+    pub(super) const fn own(&self) -> Rights<'a> {
+        Rights { frames: self.tables, ..*self }
+    }
+}
+
+/// How a new entry is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Store {
+    /// As it is (`MMU_NORMAL_PT_UPDATE`).
+    Set,
+    /// With the accessed and dirty bits of the old one as well (`MMU_PT_UPDATE_PRESERVE_AD`).
+    PreserveAd,
+    /// Only if the old entry is this one, as an emulated `cmpxchg` does.
+    IfIs(u64),
+}
+
+/// What an entry refers to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Nothing,
+    Ref(u32),
+    Use(u32),
+}
+
+impl FrameTable {
+    /// Replaces entry `index` of `table` by `new`; the entry that was there, raw. With [`Store::IfIs`] the
+    /// replacement has happened if and only if that is the expected one.
+    ///
+    /// The guest's TLBs are the guest's business, as on Xen; the frame table sees to it that no stale
+    /// translation outlives the use it was made for.
+    ///
+    /// # Errors
+    /// `EINVAL` for a malformed entry or one that names no frame, `EPERM` for another's frame or device
+    /// memory without permission, `EBUSY` for a frame in use as something else, `EOVERFLOW` for one with
+    /// too many references. The table is unchanged then.
+    #[inline]
+    pub fn update_entry(
+        &self,
+        table: &Table<'_>,
+        index: usize,
+        new: u64,
+        store: Store,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<u64> {
+        let level = table.level();
+        if index >= pte::ENTRIES || is_hv_slot(level, index) {
+            return Err(EINVAL);
+        }
+        let slot = self.ram().entry(table.number(), index);
+        let mut old = slot.load(Acquire);
+        // The entry to store, once references to what it names are taken.
+        let mut taken = None;
+        for _ in 0..ATTEMPTS {
+            if let Store::IfIs(expected) = store
+                && old != expected
+            {
+                break;
+            }
+            let both = old & new & pte::PRESENT != 0;
+            let shortcut = both && taken.is_none() && (old ^ new) & pte::ADDR_MASK == 0;
+            let checked = match taken {
+                Some(checked) => checked,
+                None if new & pte::PRESENT == 0 => new,
+                None if shortcut && !(level == 1 && new & !old & pte::RW != 0) => {
+                    self.check_flags(level, new, rights)?
+                }
+                None => {
+                    let checked = self.take_entry(level, new, rights, work)?;
+                    taken = Some(checked);
+                    checked
+                }
+            };
+            let preserved = if store == Store::PreserveAd { old & (pte::ACCESSED | pte::DIRTY) } else { 0 };
+            match slot.compare_exchange(old, checked | preserved, AcqRel, Acquire) {
+                Ok(_) if shortcut && taken.is_none() => {
+                    if level == 1
+                        && old & !new & pte::RW != 0
+                        && let Holds::Use(mfn) = self.holds(level, old)
+                    {
+                        self.put_type_only(mfn);
+                    }
+                    return Ok(old);
+                }
+                Ok(_) => {
+                    if old & pte::PRESENT != 0 {
+                        self.put_entry(level, old, work);
+                    }
+                    return Ok(old);
+                }
+                Err(found) => old = found,
+            }
+        }
+        if let Some(checked) = taken {
+            self.put_entry(level, checked, work);
+        }
+        match store {
+            Store::IfIs(expected) if old != expected => Ok(old),
+            _ => Err(Stop::Again),
+        }
+    }
+
+    /// `mmu_update` of one entry or word: `MMU_NORMAL_PT_UPDATE`, `MMU_PT_UPDATE_PRESERVE_AD`. `offset` is
+    /// the byte within the frame, a multiple of 8. A frame that is no page table is written as data.
+    pub fn mmu_update(
+        &self,
+        mfn: Mfn,
+        offset: usize,
+        value: u64,
+        store: Store,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<()> {
+        if offset >= 4096 || !offset.is_multiple_of(8) {
+            return Err(EINVAL);
+        }
+        if let Some(table) = self.get_table(mfn, rights.tables) {
+            let done = self.update_entry(&table, offset / 8, value, store, rights, work);
+            table.release(work);
+            return done.map(drop);
+        }
+        let frame = self.get_writable(mfn, rights.tables, work)?;
+        frame.page().store_u64(offset, value);
+        frame.release(work);
+        Ok(())
+    }
+
+    /// The L1 table and index that translate `address` under `root`, found in checked tables of the same
+    /// domain. `None` where a level is missing, or the address is the hypervisor's or not canonical.
+    pub fn find_l1(&self, root: &Frame<'_, L4>, owner: DomId, address: u64) -> Option<(Table<'_>, usize)> {
+        let canonical = (address as i64) << 16 >> 16 == address as i64;
+        if !canonical || is_hv_slot(4, pte::index(address, 4)) {
+            return None;
+        }
+        let mut mfn = root.number();
+        for level in [4, 3, 2] {
+            let value = self.ram().entry(mfn, pte::index(address, level)).load(Acquire);
+            if value & pte::PRESENT == 0 {
+                return None;
+            }
+            mfn = self.find(pte::mfn(value))?.0;
+        }
+        // Another vcpu may have taken the tables apart meanwhile: what counts is what the last frame is.
+        self.at(mfn)
+            .acquire_ready(owner, Type::L1)
+            .then(|| (Table::adopt(self, mfn, 1), pte::index(address, 1)))
+    }
+
+    /// The flags' part of checking a present entry; the entry as it may stand.
+    #[inline]
+    fn check_flags(&self, level: u32, value: u64, rights: &Rights<'_>) -> Progress<u64> {
+        if level > 1 {
+            return if value & UPPER_FORBIDDEN == 0 { Ok(value | pte::USER) } else { Err(EINVAL) };
+        }
+        let mut value = (value | pte::USER) & !pte::GLOBAL;
+        if value & MEMORY_TYPE != 0 {
+            if !rights.memory_types {
+                return Err(EINVAL);
+            }
+            if self.find(pte::mfn(value)).is_some() {
+                value &= !MEMORY_TYPE;
+            }
+        }
+        Ok(value)
+    }
+
+    /// Takes the references that the present entry `value` of a table of `level` needs; the entry as it
+    /// may stand.
+    #[inline]
+    pub(super) fn take_entry(
+        &self,
+        level: u32,
+        value: u64,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<u64> {
+        let checked = self.check_flags(level, value, rights)?;
+        let mfn = pte::mfn(value);
+        let Some((number, entry)) = self.find(mfn) else {
+            return if level == 1 { self.take_io(checked, mfn, rights) } else { Err(EINVAL) };
+        };
+        if level > 1 {
+            let child = Type::table(level - 1).ok_or(EINVAL)?;
+            self.take(number, rights.tables, child, rights, work).map_err(|stop| match stop {
+                Stop::Refused(Errno::EBUSY) => EINVAL,
+                stop => stop,
+            })?;
+        } else if value & pte::RW != 0 {
+            self.take(number, rights.frames, Type::Writable, rights, work)?;
+        } else {
+            entry.get_ref(rights.frames)?;
+        }
+        Ok(checked)
+    }
+
+    #[inline(never)]
+    fn take_io(&self, checked: u64, mfn: Mfn, rights: &Rights<'_>) -> Progress<u64> {
+        if (rights.io)(mfn) { Ok(checked) } else { Err(Stop::Refused(Errno::EPERM)) }
+    }
+
+    /// What a present entry of a checked table holds.
+    #[inline]
+    fn holds(&self, level: u32, value: u64) -> Holds {
+        match self.find(pte::mfn(value)) {
+            None => Holds::Nothing,
+            Some((mfn, _)) if level > 1 || value & pte::RW != 0 => Holds::Use(mfn),
+            Some((mfn, _)) => Holds::Ref(mfn),
+        }
+    }
+
+    /// Gives back what a present entry held that stands no more.
+    #[inline]
+    pub(super) fn put_entry(&self, level: u32, value: u64, work: &mut Work<'_>) {
+        match self.holds(level, value) {
+            Holds::Nothing => {}
+            Holds::Ref(mfn) => self.put_ref(mfn),
+            Holds::Use(mfn) => self.put_type(mfn, work),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A domain's ordinary life.
+
+use super::*;
+use shared_abi::errno::Errno;
+
+#[test]
+fn a_domain_lives_and_leaves_nothing() {
+    let table = machine(64);
+    let mut work = work(&table);
+    // The list of owners takes a frame once.
+    table.populate(D1, 0, Limit::Any).unwrap();
+    table.relinquish(D1, &mut work).unwrap();
+    let before = table.free_frames();
+
+    let [l4, l3, l2, l1] = tree(&table, D1);
+    let [data] = populate(&table, D1);
+    poke(&table, l1, 5, pte::entry(data, RW));
+    pin(&table, l4, 4).unwrap();
+    for (mfn, ty) in [(l4, Type::L4), (l3, Type::L3), (l2, Type::L2), (l1, Type::L1), (data, Type::Writable)]
+    {
+        let word = table.word(mfn).unwrap();
+        assert_eq!((word.ty(), word.types(), word.refs()), (ty, 1, 2), "{mfn}");
+    }
+    assert_eq!(peek(&table, l4, FIRST_HV_SLOT), TEMPLATE[0]);
+
+    assert_eq!(update(&table, l1, 6, pte::entry(l1, RW)), Err(Stop::Refused(Errno::EBUSY)));
+    update(&table, l1, 6, pte::entry(l1, RO)).unwrap();
+    update(&table, l1, 5, 0).unwrap();
+    assert_eq!(table.word(data).unwrap().refs(), 1);
+
+    let root = table.get_root(l4, &Rights::plain(D1), &mut work).unwrap();
+    assert!(table.find_l1(&root, D1, 5 << 12).is_some_and(|(tab, index)| tab.mfn() == l1 && index == 5));
+    assert!(table.find_l1(&root, D1, 1 << 21).is_none());
+    assert!(table.find_l1(&root, D1, 0xffff_8000_0000_0000).is_none());
+    root.release(&mut work);
+
+    unpin(&table, l4).unwrap();
+    assert_eq!(peek(&table, l4, FIRST_HV_SLOT), 0);
+    for mfn in [l4, l3, l2, l1] {
+        let word = table.word(mfn).unwrap();
+        assert_eq!((word.types(), word.refs()), (0, 1), "{mfn}");
+    }
+    table.relinquish(D1, &mut work).unwrap();
+    assert_eq!((table.owned(D1), table.free_frames()), (0, before));
+}
+
+#[test]
+fn destruction_takes_pinned_trees_apart_in_bounded_steps() {
+    let table = machine(64);
+    let [l4, _, _, l1] = tree(&table, D1);
+    let before = table.free_frames() + 4;
+    poke(&table, l1, 511, pte::entry(l4, RO));
+    pin(&table, l4, 4).unwrap();
+    let mut steps = 0;
+    let mut little = Work::new(&table, 0);
+    loop {
+        little.refill(100);
+        match table.relinquish(D1, &mut little) {
+            Ok(()) => break,
+            Err(stop) => assert_eq!(stop, Stop::Again),
+        }
+        steps += 1;
+    }
+    assert!((20..30).contains(&steps), "{steps}");
+    assert_eq!((table.owned(D1), table.free_frames()), (0, before));
+}

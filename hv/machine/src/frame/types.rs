@@ -1,0 +1,365 @@
+//! The type state machine: becoming a page table, ceasing to be one, both in bounded steps.
+//!
+//! A frame becomes a table of level N when all its entries are checked and each holds a reference to what
+//! it names: an L1's to data, a higher one's to tables one level below, which are checked in the same way
+//! first. It ceases to be one when its last use goes, and then every entry's reference is given back.
+//! Both can be long, and the hypervisor can't be interrupted, so both stop when the budget is spent.
+//!
+//! The hardest decision is what a half-done table is. Here it belongs to nobody: a half-*checked* one
+//! keeps its own progress and a reference to itself, is used by no one, and whoever asks for it next goes
+//! on where it paused (or lets it go, if he wants something else). No parent ever points to a half-checked
+//! child, so there is no question whose references are whose, which is where Xen erred time and again
+//! (XSA-287, 299, 310). A half-*released* one is on exactly one list of work and serves no request until
+//! that is worked off. Either state is found again when a domain is destroyed.
+
+use super::desc;
+use super::entry::{Asked, Put, Refusal};
+use super::handle::{Frame, Held, L4, SegDesc, State, Table, Writable};
+use super::table::{FIRST_HV_SLOT, FrameTable, HV_SLOTS, NONE};
+use super::word::{Phase, Type};
+use crate::frame::Rights;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use shared_abi::{DomId, Mfn, errno::Errno, pte};
+
+/// Why an operation did not happen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Stop {
+    /// The budget is spent, or another CPU is at it: nothing has changed but progress. Ask again, after
+    /// [`FrameTable::settle`] (a hypercall returns to be restarted).
+    Again,
+    /// It can't be.
+    Refused(Errno),
+}
+
+/// The result of work that is done in bounded steps.
+pub type Progress<T> = Result<T, Stop>;
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(match refusal {
+            Refusal::Owner => Errno::EPERM,
+            Refusal::Type => Errno::EBUSY,
+            Refusal::Full => Errno::EOVERFLOW,
+        })
+    }
+}
+
+pub(super) const EINVAL: Stop = Stop::Refused(Errno::EINVAL);
+
+/// How often a request looks at a frame that another CPU has locked, before it gives up for this time.
+const PATIENCE: u32 = 4096;
+
+/// A vcpu's budget and what it has left to do: the tables whose last use it ended.
+///
+/// An operation that returned `Ok` has happened, although its `Work` may not be done. So: refill and settle
+/// at the start of a hypercall, and before it reports the next part of its work as done; restart it while
+/// that says [`Stop::Again`]. What is left when a `Work` is dropped becomes the orphans'.
+#[must_use]
+pub struct Work<'t> {
+    table: &'t FrameTable,
+    /// First of the dying tables, linked by their stamps.
+    head: u32,
+    budget: u32,
+}
+
+impl<'t> Work<'t> {
+    /// A budget for a hypercall's stretch: some tens of microseconds.
+    pub const BUDGET: u32 = 4096;
+
+    /// Nothing to do yet, and `budget` table entries that may be looked at.
+    pub fn new(table: &'t FrameTable, budget: u32) -> Self {
+        Work { table, head: NONE, budget }
+    }
+
+    /// Sets the budget.
+    pub fn refill(&mut self, budget: u32) {
+        self.budget = budget;
+    }
+
+    /// Whether no table waits.
+    pub fn is_done(&self) -> bool {
+        self.head == NONE
+    }
+
+    /// Takes from the budget; whether there was enough.
+    #[inline]
+    pub(super) fn spend(&mut self) -> bool {
+        let enough = self.budget > 0;
+        self.budget = self.budget.saturating_sub(1);
+        enough
+    }
+
+    /// Adds a dying table.
+    pub(super) fn push(&mut self, mfn: u32) {
+        self.table.at(mfn).stamp_set(self.head);
+        self.head = mfn;
+    }
+
+    fn pop(&mut self) -> Option<u32> {
+        let mfn = self.head;
+        if mfn == NONE {
+            return None;
+        }
+        self.head = self.table.at(mfn).stamp_get();
+        Some(mfn)
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        while let Some(mfn) = self.pop() {
+            self.table.orphan(mfn);
+        }
+    }
+}
+
+impl FrameTable {
+    /// A plain reference to a frame of `owner`'s: it may be read, and stays `owner`'s.
+    pub fn get(&self, mfn: Mfn, owner: DomId) -> Progress<Frame<'_, Held>> {
+        let (mfn, entry) = self.find(mfn).ok_or(EINVAL)?;
+        entry.get_ref(owner)?;
+        Ok(Frame::adopt(self, mfn))
+    }
+
+    /// A frame of `owner`'s that stays data, to be written.
+    pub fn get_writable(&self, mfn: Mfn, owner: DomId, work: &mut Work<'_>) -> Progress<Frame<'_, Writable>> {
+        self.get_typed(mfn, &Rights::plain(owner), Type::Writable, work)
+    }
+
+    /// A frame of `owner`'s that holds segment descriptors, checked and corrected if it is new as that.
+    pub fn get_descriptors(
+        &self,
+        mfn: Mfn,
+        owner: DomId,
+        work: &mut Work<'_>,
+    ) -> Progress<Frame<'_, SegDesc>> {
+        self.get_typed(mfn, &Rights::plain(owner), Type::SegDesc, work)
+    }
+
+    /// An L4 table of `rights.tables`, to be loaded into CR3; checked if it is new as that.
+    pub fn get_root(&self, mfn: Mfn, rights: &Rights<'_>, work: &mut Work<'_>) -> Progress<Frame<'_, L4>> {
+        self.get_typed(mfn, rights, Type::L4, work)
+    }
+
+    fn get_typed<S: State>(
+        &self,
+        mfn: Mfn,
+        rights: &Rights<'_>,
+        ty: Type,
+        work: &mut Work<'_>,
+    ) -> Progress<Frame<'_, S>> {
+        debug_assert!(S::TYPE == Some(ty));
+        let (mfn, _) = self.find(mfn).ok_or(EINVAL)?;
+        self.take(mfn, rights.tables, ty, rights, work)?;
+        Ok(Frame::adopt(self, mfn))
+    }
+
+    /// The page table of `owner`'s that `mfn` is, if it is one already (of whatever level).
+    pub fn get_table(&self, mfn: Mfn, owner: DomId) -> Option<Table<'_>> {
+        let (mfn, entry) = self.find(mfn)?;
+        let ty = entry.word().ty();
+        (ty.level() != 0 && entry.acquire_ready(owner, ty)).then(|| Table::adopt(self, mfn, ty.level()))
+    }
+
+    /// Counts a reference and a use as `want` of a frame of `owner`'s, making it that if it can be.
+    #[inline]
+    pub(super) fn take(
+        &self,
+        mfn: u32,
+        owner: DomId,
+        want: Type,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<()> {
+        if self.at(mfn).acquire_ready(owner, want) {
+            return Ok(());
+        }
+        self.take_slowly(mfn, owner, want, rights, work)
+    }
+
+    #[inline(never)]
+    fn take_slowly(
+        &self,
+        mfn: u32,
+        owner: DomId,
+        want: Type,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<()> {
+        let entry = self.at(mfn);
+        for _ in 0..PATIENCE {
+            match entry.acquire(owner, want) {
+                Asked::Held => return Ok(()),
+                Asked::Refused(refusal) => return Err(refusal.into()),
+                Asked::Locked => self.relax(),
+                Asked::Dying if work.is_done() => return Err(Stop::Again),
+                Asked::Dying => self.settle(work)?,
+                Asked::Retired => {
+                    work.push(mfn);
+                    self.settle(work)?;
+                }
+                Asked::Begin(was) => {
+                    if was != Type::None {
+                        self.flush_stale(entry.stamp_get());
+                    }
+                    entry.aux_set(0);
+                    return self.check(mfn, want, rights, work);
+                }
+                Asked::Resume => return self.check(mfn, want, rights, work),
+            }
+        }
+        Err(Stop::Again)
+    }
+
+    /// Checks the contents of a frame that this CPU has locked as `ty`, and commits it.
+    fn check(&self, mfn: u32, ty: Type, rights: &Rights<'_>, work: &mut Work<'_>) -> Progress<()> {
+        let entry = self.at(mfn);
+        let outcome = match ty {
+            Type::SegDesc => desc::check(self.ram().page(mfn)).map_err(Stop::Refused),
+            _ if ty.level() != 0 => self.check_entries(mfn, ty.level(), rights, work),
+            _ => Ok(()),
+        };
+        match outcome {
+            Ok(()) => entry.commit(),
+            Err(Stop::Again) => {
+                if entry.pause() {
+                    work.push(mfn);
+                }
+            }
+            Err(Stop::Refused(_)) if ty == Type::SegDesc => {
+                entry.revert();
+                self.put_ref(mfn);
+            }
+            Err(Stop::Refused(_)) => {
+                entry.retire();
+                work.push(mfn);
+            }
+        }
+        outcome
+    }
+
+    fn check_entries(&self, mfn: u32, level: u32, rights: &Rights<'_>, work: &mut Work<'_>) -> Progress<()> {
+        let entry = self.at(mfn);
+        for index in entry.aux_get() as usize..pte::ENTRIES {
+            entry.aux_set(index as u32);
+            if is_hv_slot(level, index) {
+                continue;
+            }
+            if !work.spend() {
+                return Err(Stop::Again);
+            }
+            let slot = self.ram().entry(mfn, index);
+            let value = slot.load(Relaxed);
+            if value & pte::PRESENT != 0 {
+                // What the tables of a domain may hold when they are checked whole is its own.
+                let checked = self.take_entry(level, value, &rights.own(), work)?;
+                if checked != value {
+                    slot.store(checked, Relaxed);
+                }
+            }
+        }
+        if level == 4 {
+            for (index, value) in self.template.iter().enumerate() {
+                self.ram().entry(mfn, FIRST_HV_SLOT + index).store(value.load(Relaxed), SeqCst);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a plain reference back.
+    #[inline]
+    pub(super) fn put_ref(&self, mfn: u32) {
+        if self.at(mfn).put_ref() == Put::Last {
+            self.reclaim(mfn);
+        }
+    }
+
+    /// Gives a use of the type, with its reference, back.
+    #[inline]
+    pub(super) fn put_type(&self, mfn: u32, work: &mut Work<'_>) {
+        match self.at(mfn).put_type(false, || self.clock().now()) {
+            Put::Done => {}
+            Put::Last => self.reclaim(mfn),
+            Put::Retired => {
+                self.at(mfn).aux_set(pte::ENTRIES as u32);
+                work.push(mfn);
+            }
+        }
+    }
+
+    /// Gives a use of the type back, but keeps its reference.
+    #[inline]
+    pub(super) fn put_type_only(&self, mfn: u32) {
+        let put = self.at(mfn).put_type(true, || self.clock().now());
+        debug_assert!(put == Put::Done);
+    }
+
+    /// As `put_type`, for one who has no list of work.
+    pub(super) fn put_type_orphan(&self, mfn: u32) {
+        drop(Work::new(self, 0).with(|work| self.put_type(mfn, work)));
+    }
+
+    /// Adds a dying table to those that nobody in particular works off.
+    fn orphan(&self, mfn: u32) {
+        let mut head = self.orphans.load(Acquire);
+        loop {
+            self.at(mfn).stamp_set(head);
+            match self.orphans.compare_exchange(head, mfn, AcqRel, Acquire) {
+                Ok(_) => return,
+                Err(found) => head = found,
+            }
+        }
+    }
+
+    /// Works off what `work` has to do and, if budget remains, the orphans.
+    pub fn settle(&self, work: &mut Work<'_>) -> Progress<()> {
+        debug_assert!(core::ptr::eq(work.table, self));
+        if work.is_done() && self.orphans.load(Relaxed) != NONE {
+            work.head = self.orphans.swap(NONE, AcqRel);
+        }
+        while let Some(mfn) = work.pop() {
+            let entry = self.at(mfn);
+            let level = entry.word().ty().level();
+            debug_assert!(entry.word().phase() == Phase::Dying && level != 0);
+            for index in (0..entry.aux_get() as usize).rev() {
+                if is_hv_slot(level, index) {
+                    continue;
+                }
+                if !work.spend() {
+                    entry.aux_set(index as u32 + 1);
+                    work.push(mfn);
+                    return Err(Stop::Again);
+                }
+                let value = self.ram().entry(mfn, index).load(Relaxed);
+                if value & pte::PRESENT != 0 {
+                    self.put_entry(level, value, work);
+                }
+            }
+            if level == 4 {
+                for index in FIRST_HV_SLOT..FIRST_HV_SLOT + HV_SLOTS {
+                    self.ram().entry(mfn, index).store(0, Relaxed);
+                }
+            }
+            entry.aux_set(0);
+            entry.stamp_set(self.clock().now());
+            if entry.buried() == Put::Last {
+                self.reclaim(mfn);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Work<'_> {
+    fn with(mut self, act: impl FnOnce(&mut Self)) -> Self {
+        act(&mut self);
+        self
+    }
+}
+
+/// Whether a table's slot is the hypervisor's.
+#[inline]
+pub(super) fn is_hv_slot(level: u32, index: usize) -> bool {
+    level == 4 && index.wrapping_sub(FIRST_HV_SLOT) < HV_SLOTS
+}
