@@ -23,7 +23,7 @@
 //! * Give every vcpu a [`Work`]. At the start of each hypercall that comes here `refill` it and
 //!   [`FrameTable::settle`]; restart the hypercall on [`Stop::Again`].
 //! * Hold a [`Frame<L4>`] for whatever is in CR3, and drop it only after CR3 holds something else.
-//! * Bracket every CR3 load by `clock().begin()` and `end()`, with `PCIDE` clear; answer flush requests in
+//! * Bracket every CR3 load by `CLOCK.begin()` and `end()` (the tick is drawn *before* the load), with `PCIDE` clear; answer flush requests in
 //!   every loop that spins; call [`TlbClock::overdue`] in the timer interrupt.
 //! * Flush by itself what it promises guests: nothing here does for `UVMF_*` and `MMUEXT_*TLB*`.
 //! * After unmapping a grant, see [`FlushDue`].
@@ -47,7 +47,7 @@ mod word;
 mod tests;
 
 pub use alloc::{Limit, MAX_ORDER};
-pub use clock::{MAX_CPUS, TlbClock};
+pub use clock::{CLOCK, MAX_CPUS, TlbClock};
 pub use desc::sanitise as sanitise_descriptor;
 pub use direct::{Rights, Store};
 pub use grant::FlushDue;

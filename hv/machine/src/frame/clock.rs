@@ -24,6 +24,9 @@ pub struct TlbClock {
     limit: AtomicU32,
 }
 
+/// The machine's clock.
+pub static CLOCK: TlbClock = TlbClock::new();
+
 impl Default for TlbClock {
     fn default() -> Self {
         Self::new()

@@ -46,7 +46,7 @@ pub struct FrameTable {
     m2p: Region<AtomicU64>,
     ram: Ram,
     cpus: &'static dyn Cpus,
-    clock: TlbClock,
+    clock: &'static TlbClock,
     pub(super) free: Mutex<Free>,
     pub(super) owners: Owners,
     pub(super) template: [AtomicU64; HV_SLOTS],
@@ -61,13 +61,20 @@ impl FrameTable {
     }
 
     /// A table over `ram`. `entries` is memory for [`FrameTable::entry_bytes`] of `ram.frames()`; `m2p`
-    /// has at least one word per frame. Both get their initial contents here.
+    /// has at least one word per frame. Both get their initial contents here. `clock` is the machine's
+    /// ([`super::CLOCK`]).
     ///
     /// # Safety
     /// `entries` must be 8-byte aligned, mapped writable for ever, as large as that, and used for nothing
     /// else.
     #[allow(unsafe_code)]
-    pub unsafe fn new(ram: Ram, entries: *mut u8, m2p: Region<AtomicU64>, cpus: &'static dyn Cpus) -> Self {
+    pub unsafe fn new(
+        ram: Ram,
+        entries: *mut u8,
+        m2p: Region<AtomicU64>,
+        cpus: &'static dyn Cpus,
+        clock: &'static TlbClock,
+    ) -> Self {
         let len = ram.frames() as usize;
         let entries = entries.cast::<Entry>();
         for index in 0..len {
@@ -75,18 +82,25 @@ impl FrameTable {
             unsafe { entries.add(index).write(Entry::new(UNTOLD, AtomicU64::new, AtomicU32::new)) };
         }
         // SAFETY: just initialised; the rest is the caller's promise.
-        Self::build(ram, unsafe { Region::new(entries, len) }, m2p, cpus)
+        Self::build(ram, unsafe { Region::new(entries, len) }, m2p, cpus, clock)
     }
 
     /// A machine of `frames` frames for tests on the host; none is free yet.
     #[cfg(not(target_os = "none"))]
     pub fn fake(frames: usize, cpus: &'static dyn Cpus) -> FrameTable {
+        let clock = alloc::boxed::Box::leak(alloc::boxed::Box::new(TlbClock::new()));
         let entries = Region::boxed((0..frames).map(|_| Entry::new(UNTOLD, AtomicU64::new, AtomicU32::new)));
         let m2p = Region::boxed((0..frames).map(|_| AtomicU64::new(0)));
-        Self::build(Ram::fake(frames), entries, m2p, cpus)
+        Self::build(Ram::fake(frames), entries, m2p, cpus, clock)
     }
 
-    fn build(ram: Ram, entries: Region<Entry>, m2p: Region<AtomicU64>, cpus: &'static dyn Cpus) -> Self {
+    fn build(
+        ram: Ram,
+        entries: Region<Entry>,
+        m2p: Region<AtomicU64>,
+        cpus: &'static dyn Cpus,
+        clock: &'static TlbClock,
+    ) -> Self {
         assert!(ram.frames() < u64::from(NONE) && m2p.len() >= entries.len());
         m2p.iter().for_each(|word| word.store(INVALID_M2P_ENTRY, Relaxed));
         FrameTable {
@@ -94,7 +108,7 @@ impl FrameTable {
             m2p,
             ram,
             cpus,
-            clock: TlbClock::new(),
+            clock,
             free: Free::new(),
             owners: Owners::new(),
             template: [const { AtomicU64::new(0) }; HV_SLOTS],
@@ -109,7 +123,7 @@ impl FrameTable {
 
     /// The clock of TLB flushes, for CPUs to join and report to.
     pub fn clock(&self) -> &TlbClock {
-        &self.clock
+        self.clock
     }
 
     pub(crate) fn ram(&self) -> &Ram {
@@ -182,7 +196,7 @@ impl FrameTable {
     /// Flushes what translations CPUs may still hold to a frame stamped so.
     pub(super) fn flush_stale(&self, stamp: u32) {
         if self.clock.stale_cpus(stamp).next().is_some() {
-            self.cpus.flush(&self.clock, stamp);
+            self.cpus.flush(self.clock, stamp);
         }
     }
 
