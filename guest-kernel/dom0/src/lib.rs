@@ -4,5 +4,6 @@
 
 extern crate alloc;
 
+pub mod bridge;
 pub mod toolstack;
 pub mod xenstored;
