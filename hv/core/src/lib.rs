@@ -8,3 +8,4 @@ extern crate std;
 
 pub mod emul;
 pub mod event;
+pub mod sched;
