@@ -1,5 +1,8 @@
 //! Restates `arch-x86/xen.h` and `arch-x86/xen-x86_64.h`: what x86-64 adds to the common ABI.
 
+mod bounce;
+pub use bounce::{BounceFrame, BounceFrameError, CS_UPCALL_MASK_SHIFT, FailsafeFrame};
+
 abi_constants! {
     "A flat ring-3 selector of the hypervisor's GDT, where PV kernels and their programs both run.": u16 {
         FLAT_RING3_CS32 = 0xe023,

@@ -41,6 +41,11 @@ pub struct Constant {
     pub width: usize,
 }
 
+/// Bytes of a field, told by its accessor.
+pub(crate) const fn field_size<S, F>(_: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
 /// Declares ABI structures: `pub struct RustName("C type", bytes) { field: Type, … }`.
 ///
 /// Each gets `repr(C)`, the byte conversions of zerocopy, an all-zero `Default`, an assertion on its
@@ -133,6 +138,10 @@ macro_rules! union_views {
             $(
                 $(#[$meta])*
                 pub fn $get(&self) -> $view {
+                    const {
+                        let union_size = $crate::layout::field_size::<$name, _>(|s| &s.$field);
+                        assert!(size_of::<$view>() <= union_size, "the view is larger than its union");
+                    }
                     let mut view: $view = zerocopy::FromZeros::new_zeroed();
                     let bytes = zerocopy::IntoBytes::as_bytes(&self.$field);
                     zerocopy::IntoBytes::as_mut_bytes(&mut view).copy_from_slice(&bytes[..size_of::<$view>()]);

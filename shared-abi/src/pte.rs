@@ -54,7 +54,10 @@ pub const fn entry(mfn: crate::Mfn, flags: u64) -> u64 {
     ((mfn.0 << crate::PAGE_SHIFT) & ADDR_MASK) | (flags & !ADDR_MASK)
 }
 
-/// The index of `vaddr`'s entry in its table of `level` (1 to 4).
+/// The index of `vaddr`'s entry in its table of `level`.
+///
+/// # Panics
+/// If `level` is not 1 to 4.
 pub const fn index(vaddr: u64, level: usize) -> usize {
     ((vaddr >> LEVEL_SHIFT[level - 1]) & 511) as usize
 }
