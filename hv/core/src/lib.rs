@@ -9,3 +9,4 @@ extern crate std;
 pub mod emul;
 pub mod event;
 pub mod sched;
+pub mod time;
