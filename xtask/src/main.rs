@@ -7,6 +7,7 @@
 mod build;
 mod cmd;
 mod image;
+mod machine;
 mod new_service;
 mod paths;
 mod qemu;

@@ -22,6 +22,9 @@ pub enum Boot {
     DiskUefi,
     /// QEMU loads the kernels by itself, Multiboot 1: the quickest
     Direct,
+    /// QEMU loads the hypervisor by its PVH note, with dom0 as the only module: for tests
+    #[value(skip)]
+    Pvh,
 }
 
 /// Who executes the machine's instructions.
@@ -105,6 +108,10 @@ impl Machine<'_> {
                     "if=pflash,format=raw,unit=1,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd";
                 command.args(["-drive", code, "-drive", variables]);
             }
+            Boot::Pvh => {
+                command.arg("-kernel").arg(&self.built.hypervisor).arg("-initrd").arg(&self.built.dom0);
+                command.args(["-append", &self.content.hypervisor_args]);
+            }
             Boot::Direct => {
                 let module = |file: &Path, args: &str| -> Result<String> {
                     let line = format!("{} {args}", file.to_str().context("a file name that is not UTF-8")?);
@@ -131,7 +138,7 @@ impl Machine<'_> {
             let drive = format!("file={},format=raw,if=none,id=disk{snapshot}", comma_safe(disk));
             command.args(["-drive", &drive]);
             // with `-kernel` the first place in the boot order is QEMU's own
-            let order = if self.boot == Boot::Direct { 1 } else { 0 };
+            let order = if matches!(self.boot, Boot::Direct | Boot::Pvh) { 1 } else { 0 };
             let device = format!("virtio-blk-pci,drive=disk,disable-legacy=on,bootindex={order}");
             command.args(["-device", &device]);
         }

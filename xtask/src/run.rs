@@ -1,5 +1,7 @@
 //! `cargo xtask run`: from a clone to a running machine.
 
+mod kvm;
+
 use std::io::{IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
@@ -81,7 +83,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
         smp: args.smp,
         memory: &args.memory,
         cpu: &args.cpu,
-        accel: args.accel.unwrap_or(Accel::Tcg),
+        accel: args.accel.unwrap_or_else(|| kvm::probe(&built, &args.content)),
         forwards: &forwards,
         serial,
         monitor: &monitor,

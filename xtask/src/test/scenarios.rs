@@ -5,7 +5,7 @@ mod on_xen;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
-use super::machine::Lab;
+use super::lab::Lab;
 
 /// A scenario: its name and what it does.
 type Scenario = (&'static str, fn(&mut Lab) -> Result<()>);

@@ -3,7 +3,8 @@
 use anyhow::{Result, bail};
 
 use crate::build;
-use crate::test::machine::{Lab, Options};
+use crate::machine::{DOM0_SPEAKS, Options};
+use crate::test::lab::Lab;
 use crate::test::peer;
 
 /// dom0 starts on Xen and sees its command line.
@@ -14,7 +15,7 @@ pub fn dom0_starts(lab: &mut Lab) -> Result<()> {
     options.content.dom0_args = "ip=10.0.2.10/24 word=42".into();
     let mut machine = lab.boot(&options)?;
     machine.wait_for("Xen version 4.")?;
-    let line = machine.wait_for("dom0 of ")?;
+    let line = machine.wait_for(DOM0_SPEAKS)?;
     if !line.contains("word=42") {
         bail!("dom0 did not see its command line: {line}");
     }

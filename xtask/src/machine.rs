@@ -1,4 +1,4 @@
-//! A machine under test: booted, its console read and typed on, its plug pulled.
+//! A machine that this program talks to: booted, its console read and typed on, its plug pulled.
 //!
 //! Waiting is for a line with a generous limit, never for a time: a slow host makes a test slow, not
 //! red. What the console said is in a log under `target/oxen/logs/`, whose end a failure shows.
@@ -16,11 +16,14 @@ use crate::build::Built;
 use crate::image::Content;
 use crate::qemu::{self, Accel, Boot, Serial};
 use crate::qmp::Qmp;
+use crate::run;
 use crate::services::Forward;
-use crate::{paths, run};
 
 /// How long a machine may take for one step, unless the test says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How dom0's first line begins.
+pub const DOM0_SPEAKS: &str = "dom0 of ";
 
 /// What a scenario wants to boot; the rest is as `cargo xtask run` has it.
 pub struct Options<'a> {
@@ -40,6 +43,8 @@ pub struct Options<'a> {
     pub memory: &'a str,
     /// The CPU model.
     pub cpu: &'a str,
+    /// Who executes.
+    pub accel: Accel,
     /// Ports of the host that lead to guests.
     pub forwards: Vec<Forward>,
     /// More arguments for QEMU.
@@ -58,43 +63,10 @@ impl<'a> Options<'a> {
             smp: 1,
             memory: "1G",
             cpu: "Skylake-Client",
+            accel: Accel::Tcg,
             forwards: Vec::new(),
             more: Vec::new(),
         }
-    }
-}
-
-/// The machines of one scenario.
-pub struct Lab {
-    name: String,
-    logs: Vec<PathBuf>,
-}
-
-impl Lab {
-    /// A lab for the scenario called `name`.
-    pub fn new(name: &str) -> Self {
-        Self { name: name.replace("::", "-"), logs: Vec::new() }
-    }
-
-    /// Starts a machine.
-    pub fn boot(&mut self, options: &Options) -> Result<Machine> {
-        let dir = paths::out().join("logs");
-        std::fs::create_dir_all(&dir)?;
-        let log = dir.join(format!("{}-{}.log", self.name, self.logs.len() + 1));
-        self.logs.push(log.clone());
-        Machine::start(options, &log)
-    }
-
-    /// The end of what each machine said, for a failure's message.
-    pub fn tails(&self) -> String {
-        let mut text = String::new();
-        for log in &self.logs {
-            let said = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
-            let lines: Vec<&str> = said.lines().collect();
-            text += &format!("\n--- the end of {}:\n", log.display());
-            text += &lines[lines.len().saturating_sub(40)..].join("\n");
-        }
-        text
     }
 }
 
@@ -124,7 +96,8 @@ struct Said {
 }
 
 impl Machine {
-    fn start(options: &Options, log: &Path) -> Result<Self> {
+    /// Starts a machine whose console is recorded in `log`.
+    pub fn start(options: &Options, log: &Path) -> Result<Self> {
         let monitor = run::monitor_socket();
         let mut command = qemu::Machine {
             boot: options.boot,
@@ -135,7 +108,7 @@ impl Machine {
             smp: options.smp,
             memory: options.memory,
             cpu: options.cpu,
-            accel: Accel::Tcg,
+            accel: options.accel,
             forwards: &options.forwards,
             serial: Serial::Pipe,
             monitor: &monitor,
@@ -168,18 +141,28 @@ impl Machine {
     /// # Errors
     /// The machine ended, or [`PATIENCE`] ran out.
     pub fn wait_for(&mut self, text: &str) -> Result<String> {
-        self.wait_until(text, |after| after.find('\n'))
+        self.wait_at_most(PATIENCE, text)
+    }
+
+    /// [`Machine::wait_for`] with another limit.
+    pub fn wait_at_most(&mut self, limit: Duration, text: &str) -> Result<String> {
+        self.wait_until(limit, text, |after| after.find('\n'))
     }
 
     /// Waits for `text` alone, which need not end its line: a prompt.
     pub fn wait_for_prompt(&mut self, text: &str) -> Result<()> {
-        self.wait_until(text, |_| Some(text.len())).map(drop)
+        self.wait_until(PATIENCE, text, |_| Some(text.len())).map(drop)
     }
 
     /// Waits for `text` and for its end, which `end` finds in what begins with it. Gives the line from
     /// its beginning to that end.
-    fn wait_until(&mut self, text: &str, end: impl Fn(&str) -> Option<usize>) -> Result<String> {
-        let until = Instant::now() + PATIENCE;
+    fn wait_until(
+        &mut self,
+        limit: Duration,
+        text: &str,
+        end: impl Fn(&str) -> Option<usize>,
+    ) -> Result<String> {
+        let until = Instant::now() + limit;
         let mut said = self.console.lock();
         loop {
             let found = said.text[said.seen..].find(text).map(|at| at + said.seen);
@@ -194,7 +177,7 @@ impl Machine {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("the machine did not say {text:?} within {} s", PATIENCE.as_secs());
+                bail!("the machine did not say {text:?} within {} s", limit.as_secs());
             }
             said = self.console.more.wait_timeout(said, left).unwrap_or_else(|e| e.into_inner()).0;
         }
