@@ -1,11 +1,23 @@
 //! Networking: frames, checksums, rate limits, and the TCP/IP stack of a guest.
 
 pub mod checksum;
+mod config;
+mod device;
 mod frame;
 mod limit;
 mod nic;
 pub(crate) mod protocol;
+mod stack;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod udp;
 
+pub use config::{Address, Addressing, BadAddress};
 pub use frame::{Checksum, FRAME_BUFFER, Frame, FrameSink, MAX_FRAME, MIN_FRAME};
 pub use limit::Limit;
 pub use nic::Nic;
+pub use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Address};
+pub use stack::Stack;
+pub use tcp::{Buffers, TcpError, TcpListener, TcpStream};
+pub use udp::{UdpError, UdpSocket};
