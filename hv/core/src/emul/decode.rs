@@ -12,15 +12,45 @@ use super::operand::{Gpr, Mem, MemBase, Operand, Reg, Segment};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs)]
 pub enum Op {
-    Add, Or, Adc, Sbb, And, Sub, Xor,
-    Inc, Dec, Not, Neg,
-    Mov, Movnti, Xchg, Cmpxchg, Xadd,
-    Bts, Btr, Btc,
-    In, Out, Ins, Outs,
-    Cli, Sti,
-    Clts, Wbinvd, Xsetbv,
-    MovFromCr, MovToCr, MovFromDr, MovToDr,
-    Rdmsr, Wrmsr, Rdtsc, Rdtscp, Cpuid,
+    Add,
+    Or,
+    Adc,
+    Sbb,
+    And,
+    Sub,
+    Xor,
+    Inc,
+    Dec,
+    Not,
+    Neg,
+    Mov,
+    Movnti,
+    Xchg,
+    Cmpxchg,
+    Xadd,
+    Bts,
+    Btr,
+    Btc,
+    Stos,
+    Movs,
+    In,
+    Out,
+    Ins,
+    Outs,
+    Cli,
+    Sti,
+    Clts,
+    Wbinvd,
+    Xsetbv,
+    MovFromCr,
+    MovToCr,
+    MovFromDr,
+    MovToDr,
+    Rdmsr,
+    Wrmsr,
+    Rdtsc,
+    Rdtscp,
+    Cpuid,
 }
 
 /// A decoded instruction.
@@ -36,7 +66,7 @@ pub struct Insn {
     pub src: Operand,
     /// LOCK prefix, accepted only where the processor does.
     pub lock: bool,
-    /// REP or REPNE prefix; means something for `Ins` and `Outs`.
+    /// REP or REPNE prefix; means something for `Stos`, `Movs`, `Ins` and `Outs`.
     pub rep: bool,
     /// The segment override, for `Outs`; a memory operand has its own copy.
     pub segment: Option<Segment>,
@@ -222,6 +252,17 @@ impl Decoder<'_> {
         Operand::Reg(Reg { gpr: Gpr::RAX, high: false })
     }
 
+    fn string_operand(&self, pointer: Gpr, segment: Option<Segment>) -> Operand {
+        Operand::Mem(Mem {
+            base: MemBase::Reg(pointer),
+            index: None,
+            scale: 1,
+            disp: 0,
+            segment,
+            addr32: self.prefixes.addr32,
+        })
+    }
+
     fn modrm(&mut self) -> Result<ModRm, DecodeError> {
         let byte = self.byte()?;
         let reg = (byte >> 3 & 7) | if self.rex & REX_R != 0 { 8 } else { 0 };
@@ -303,6 +344,13 @@ impl Decoder<'_> {
                 };
                 Shape::new(Op::Mov, size, Operand::Mem(mem), self.accumulator())
             }
+            0xa4 | 0xa5 => {
+                let source = self.string_operand(Gpr::RSI, self.prefixes.segment);
+                Shape::new(Op::Movs, size, self.string_operand(Gpr::RDI, None), source)
+            }
+            0xaa | 0xab => {
+                Shape::new(Op::Stos, size, self.string_operand(Gpr::RDI, None), self.accumulator())
+            }
             0xc6 | 0xc7 => {
                 let modrm = self.modrm()?;
                 if modrm.reg & 7 != 0 {
@@ -356,7 +404,8 @@ impl Decoder<'_> {
                 }
             }
             0x06 => Shape::plain(Op::Clts),
-            0x09 if !self.mandatory() => Shape::plain(Op::Wbinvd),
+            // INVD, WBINVD and WBNOINVD are one to a guest.
+            0x08 | 0x09 => Shape::plain(Op::Wbinvd),
             0x20..=0x23 => self.control_or_debug(opcode)?,
             0x30 => Shape::plain(Op::Wrmsr),
             0x31 => Shape::plain(Op::Rdtsc),

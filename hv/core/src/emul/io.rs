@@ -14,6 +14,9 @@ use super::{Cpu, Exception, Stop, guest_range};
 /// Iterations of a repeated INS or OUTS per fault. A longer one faults again for its rest.
 const REP_LIMIT: u64 = 64;
 
+const PIT_CHANNEL_2: u16 = 0x42;
+const PIT_MODE: u16 = 0x43;
+const SPEAKER: u16 = 0x61;
 const CMOS_INDEX: u16 = 0x70;
 const CMOS_DATA: u16 = 0x71;
 const PCI_ADDRESS: u16 = 0xcf8;
@@ -146,8 +149,10 @@ fn read<C: Cpu>(cpu: &mut C, port: u16, size: u8) -> u32 {
     let mut value = 0;
     let mut done = 0;
     while done < size {
-        let at = port.wrapping_add(u16::from(done));
-        let (part, len) = read_part(cpu, at, size - done);
+        let (part, len) = match port.checked_add(u16::from(done)) {
+            Some(at) => read_part(cpu, at, size - done),
+            None => (u32::MAX, 1),
+        };
         value |= (part & mask(len) as u32) << (8 * done);
         done += len;
     }
@@ -169,6 +174,8 @@ fn read_part<C: Cpu>(cpu: &mut C, port: u16, left: u8) -> (u32, u8) {
                 None => (u32::MAX, len),
             }
         }
+        PIT_CHANNEL_2 | PIT_MODE | SPEAKER if cpu.hardware_domain() => (cpu.port_in(port, 1), 1),
+        _ if cpu.ports_permitted(port, port) => (cpu.port_in(port, 1), 1),
         _ => (u32::MAX, 1),
     }
 }
@@ -184,7 +191,7 @@ fn write<C: Cpu>(cpu: &mut C, port: u16, size: u8, value: u32) {
     }
     let mut done = 0;
     while done < size {
-        let at = port.wrapping_add(u16::from(done));
+        let Some(at) = port.checked_add(u16::from(done)) else { return };
         done += write_part(cpu, at, size - done, value >> (8 * done));
     }
 }
@@ -204,9 +211,26 @@ fn write_part<C: Cpu>(cpu: &mut C, port: u16, left: u8, value: u32) -> u8 {
             }
             return len;
         }
+        PIT_CHANNEL_2 | PIT_MODE | SPEAKER if cpu.hardware_domain() => write_timer(cpu, port, value as u8),
+        _ if cpu.ports_permitted(port, port) => cpu.port_out(port, 1, value & 0xff),
         _ => {}
     }
     1
+}
+
+/// Channel 2 of the interval timer and the speaker are the hardware domain's; the other channels
+/// and port 0x61's other bits are not.
+fn write_timer<C: Cpu>(cpu: &mut C, port: u16, value: u8) {
+    match (port, value >> 6) {
+        (PIT_CHANNEL_2, _) | (PIT_MODE, 2) => cpu.port_out(port, 1, u32::from(value)),
+        // A read-back command keeps its selection of channel 2 only.
+        (PIT_MODE, 3) if value & 8 != 0 => cpu.port_out(port, 1, u32::from(value & 0xf8)),
+        (SPEAKER, _) => {
+            let others = cpu.port_in(port, 1) & 0xfc;
+            cpu.port_out(port, 1, others | u32::from(value & 3));
+        }
+        _ => {}
+    }
 }
 
 /// The offset in the PCI data dword and the size, 1, 2 or 4, of an access of `left` bytes at

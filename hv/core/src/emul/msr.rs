@@ -9,9 +9,9 @@ use super::privop::control_error;
 use super::{Base, Cpu, Stop, canonical};
 
 /// Registers whose hardware value [`read`] and [`write`] ask for.
-pub const HOST_READABLE: [u32; 7] =
-    [PLATFORM_ID, UCODE_REV, MISC_ENABLE, PLATFORM_INFO, PAT, EFER, K8_SYSCFG];
+pub const HOST_READABLE: [u32; 5] = [PLATFORM_ID, UCODE_REV, MISC_ENABLE, PAT, EFER];
 
+const P5_MC_TYPE: u32 = 0x1;
 const TSC: u32 = 0x10;
 const PLATFORM_ID: u32 = 0x17;
 const APIC_BASE: u32 = 0x1b;
@@ -22,12 +22,15 @@ const MPERF: u32 = 0xe7;
 const APERF: u32 = 0xe8;
 const MISC_FEATURES_ENABLES: u32 = 0x140;
 const MCG_CAP: u32 = 0x179;
-const MCG_STATUS: u32 = 0x17a;
+const MCG_CTL: u32 = 0x17b;
+const PERF_STATUS: u32 = 0x198;
+const PERF_CTL: u32 = 0x199;
 const THERM_CONTROL: u32 = 0x19a;
+const THERM_STATUS: u32 = 0x19c;
 const MISC_ENABLE: u32 = 0x1a0;
 const ENERGY_PERF_BIAS: u32 = 0x1b0;
 const PAT: u32 = 0x277;
-const MC0_CTL: u32 = 0x400;
+const PERF_CAPABILITIES: u32 = 0x345;
 const HYPERCALL_PAGE: u32 = 0x4000_0000;
 const EFER: u32 = 0xc000_0080;
 const FS_BASE: u32 = 0xc000_0100;
@@ -36,10 +39,25 @@ const SHADOW_GS_BASE: u32 = 0xc000_0102;
 const TSC_AUX: u32 = 0xc000_0103;
 const K8_SYSCFG: u32 = 0xc001_0010;
 const K8_HWCR: u32 = 0xc001_0015;
+const K8_IORR_BASE0: u32 = 0xc001_0016;
+const K8_TOP_MEM1: u32 = 0xc001_001a;
+const K8_TOP_MEM2: u32 = 0xc001_001d;
+const K8_PSTATE_LIMIT: u32 = 0xc001_0061;
+const K8_PSTATE7: u32 = 0xc001_006b;
+const K8_TSEG_BASE: u32 = 0xc001_0112;
+const K8_TSEG_MASK: u32 = 0xc001_0113;
 const K8_DE_CFG: u32 = 0xc001_1029;
 
-/// Machine-check banks that a guest has.
-const MC_BANKS: u32 = 2;
+/// MCG_CAP of a guest: two banks; on Intel also CMCI, threshold status and software recovery.
+const MCG_BANKS: u64 = 2;
+const MCG_INTEL: u64 = 1 << 10 | 1 << 11 | 1 << 24;
+/// The first machine-check bank register (CTL, STATUS, ADDR, MISC of each bank follow), and the
+/// last of 32 banks.
+const MC0_CTL: u32 = 0x400;
+const MC31_MISC: u32 = 0x47f;
+/// The registers that enable corrected-error interrupts, one a bank.
+const MC0_CTL2: u32 = 0x280;
+const MC31_CTL2: u32 = 0x29f;
 
 /// EFER's bits as a guest sees them: SCE, LME, LMA, NXE, LMSLE, FFXSE; SVME stays hidden.
 const EFER_VISIBLE: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 14;
@@ -67,16 +85,23 @@ pub fn read<C: Cpu>(cpu: &mut C, msr: u32) -> Result<u64, Stop> {
         }
         PLATFORM_ID if vendor == Vendor::Intel => host(cpu, PLATFORM_ID),
         UCODE_REV if vendor != Vendor::Other => host(cpu, UCODE_REV),
+        // Locked, and no feature enabled.
         FEATURE_CONTROL if vendor == Vendor::Intel => Ok(1),
-        PLATFORM_INFO | MISC_FEATURES_ENABLES => Ok(0),
+        PLATFORM_INFO | MISC_FEATURES_ENABLES | PERF_CAPABILITIES => Ok(0),
+        PERF_STATUS | PERF_CTL | THERM_STATUS if vendor == Vendor::Intel => Ok(0),
         MISC_ENABLE => host(cpu, MISC_ENABLE).map(guest_misc_enable),
         PAT => host(cpu, PAT),
-        MCG_CAP => Ok(u64::from(MC_BANKS)),
-        MCG_STATUS => Ok(0),
-        _ if mc_bank(msr) => Ok(0),
-        K8_SYSCFG if vendor == Vendor::Amd && cpu.hardware_domain() => host(cpu, K8_SYSCFG),
-        // TscFreqSel, which Linux takes for a firmware bug where it is clear.
-        K8_HWCR if vendor == Vendor::Amd => Ok(1 << 24),
+        MCG_CAP if vendor == Vendor::Intel => Ok(MCG_BANKS | MCG_INTEL),
+        MCG_CAP => Ok(MCG_BANKS),
+        _ if bank_control(msr) => Ok(u64::MAX),
+        _ if machine_check(msr) || performance_counter(vendor, msr) => Ok(0),
+        K8_HWCR | K8_PSTATE_LIMIT..=K8_PSTATE7 if vendor == Vendor::Amd => Ok(0),
+        // The memory map's registers, which a hardware domain looks at for its size.
+        K8_SYSCFG | K8_IORR_BASE0..=K8_TOP_MEM1 | K8_TOP_MEM2 | K8_TSEG_BASE | K8_TSEG_MASK
+            if vendor == Vendor::Amd && cpu.hardware_domain() =>
+        {
+            Ok(0)
+        }
         // LFENCE is serialising.
         K8_DE_CFG if vendor == Vendor::Amd => Ok(1 << 1),
         // The register that installs the hypercall page reads as zero.
@@ -103,15 +128,24 @@ pub fn write<C: Cpu>(cpu: &mut C, msr: u32, value: u64) -> Result<(), Stop> {
             cpu.set_tsc_aux(value as u32);
             Ok(())
         }
+        EFER if read(cpu, EFER)? == value => Ok(()),
         // The first half of Intel's way to read the microcode revision.
-        UCODE_REV if vendor == Vendor::Intel => Ok(()),
-        MISC_ENABLE if read(cpu, MISC_ENABLE)? == value => Ok(()),
+        UCODE_REV if vendor == Vendor::Intel && value == 0 => Ok(()),
         MISC_FEATURES_ENABLES if value == 0 => Ok(()),
+        // What follows is accepted and ignored.
+        MISC_ENABLE | MCG_CAP => Ok(()),
         MPERF | APERF if vendor != Vendor::Other => Ok(()),
-        THERM_CONTROL | ENERGY_PERF_BIAS if vendor == Vendor::Intel => Ok(()),
-        MCG_STATUS => Ok(()),
-        _ if mc_bank(msr) => Ok(()),
-        K8_DE_CFG if vendor == Vendor::Amd => Ok(()),
+        PERF_CTL | THERM_CONTROL | ENERGY_PERF_BIAS if vendor == Vendor::Intel => Ok(()),
+        // Banks report nothing, and are only told to forget.
+        _ if bank_report(msr) => {
+            if value == 0 {
+                Ok(())
+            } else {
+                Err(Stop::Unhandled)
+            }
+        }
+        _ if machine_check(msr) && msr > P5_MC_TYPE || performance_counter(vendor, msr) => Ok(()),
+        K8_HWCR | K8_PSTATE_LIMIT..=K8_PSTATE7 | K8_DE_CFG if vendor == Vendor::Amd => Ok(()),
         // The low 12 bits are the page's number; there is one page.
         HYPERCALL_PAGE if value & 0xfff == 0 => {
             cpu.install_hypercall_page(value >> 12).map_err(control_error)
@@ -128,7 +162,30 @@ fn guest_misc_enable(value: u64) -> u64 {
     value & !MISC_ENABLE_CLEAR | MISC_ENABLE_SET
 }
 
-/// CTL, STATUS, ADDR or MISC of one of the guest's machine-check banks.
-fn mc_bank(msr: u32) -> bool {
-    (MC0_CTL..MC0_CTL + 4 * MC_BANKS).contains(&msr)
+/// CTL of one of the guest's banks.
+fn bank_control(msr: u32) -> bool {
+    (MC0_CTL..=MC31_MISC).contains(&msr) && msr % 4 == 0 && u64::from((msr - MC0_CTL) / 4) < MCG_BANKS
+}
+
+/// STATUS, ADDR or MISC of one of the guest's banks.
+fn bank_report(msr: u32) -> bool {
+    (MC0_CTL..=MC31_MISC).contains(&msr) && msr % 4 != 0 && u64::from((msr - MC0_CTL) / 4) < MCG_BANKS
+}
+
+/// A machine-check register. No machine check is delivered, so all of them read as zero but what
+/// [`read`] names.
+fn machine_check(msr: u32) -> bool {
+    matches!(msr, 0..=P5_MC_TYPE | MCG_CAP..=MCG_CTL | MC0_CTL..=MC31_MISC | MC0_CTL2..=MC31_CTL2)
+}
+
+/// A performance counter or its control: zero and ignored, so that a driver finds no counter
+/// working.
+fn performance_counter(vendor: Vendor, msr: u32) -> bool {
+    match vendor {
+        Vendor::Intel => {
+            matches!(msr, 0xc1..=0xc8 | 0x186..=0x189 | 0x309..=0x30b | 0x38d..=0x390)
+        }
+        Vendor::Amd => matches!(msr, 0xc001_0000..=0xc001_0007 | 0xc001_0200..=0xc001_020b),
+        Vendor::Other => false,
+    }
 }

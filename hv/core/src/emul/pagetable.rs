@@ -13,6 +13,8 @@ use super::fetch::Bytes;
 use super::operand::{Gpr, Mem, Operand, Reg, mask, read_reg, write_reg};
 use super::{Cpu, Outcome, PtWrite, PtWriteError, Stop, flags, guest_range, retire};
 
+const RFLAGS_DF: u64 = 1 << 10;
+
 /// What an instruction leaves: the memory operand, the flags, and a register.
 struct Effect {
     /// The operand's new value; `None`: nothing is stored (a CMPXCHG that compared unequal).
@@ -35,12 +37,40 @@ pub fn page_table_write<C: Cpu>(cpu: &mut C, address: u64) -> Outcome {
         return Outcome::Unhandled;
     }
     let step = store(cpu, &insn, address);
+    if step.is_ok() && matches!(insn.op, Op::Stos | Op::Movs) && !string_step(cpu, &insn) {
+        // Elements are left: the instruction faults again for each.
+        return match super::stepped(cpu) {
+            Outcome::Emulated => Outcome::Retry,
+            other => other,
+        };
+    }
     retire(cpu, insn.len, step)
+}
+
+/// Moves a string instruction's registers on by one element; whether that was the last.
+fn string_step<C: Cpu>(cpu: &mut C, insn: &Insn) -> bool {
+    let addresses = mask(if insn.addr32 { 4 } else { 8 });
+    let step = u64::from(insn.size);
+    let step = if cpu.rflags() & RFLAGS_DF != 0 { step.wrapping_neg() } else { step };
+    cpu.set_gpr(Gpr::RDI, cpu.gpr(Gpr::RDI).wrapping_add(step) & addresses);
+    if insn.op == Op::Movs {
+        cpu.set_gpr(Gpr::RSI, cpu.gpr(Gpr::RSI).wrapping_add(step) & addresses);
+    }
+    if !insn.rep {
+        return true;
+    }
+    let left = (cpu.gpr(Gpr::RCX) & addresses).wrapping_sub(1) & addresses;
+    cpu.set_gpr(Gpr::RCX, left);
+    left == 0
 }
 
 fn store<C: Cpu>(cpu: &mut C, insn: &Insn, fault: u64) -> Result<(), Stop> {
     // XCHG and XADD of two operands name the memory first; no form of the subset has it second.
     let Operand::Mem(mem) = insn.dst else { return Err(Stop::Unhandled) };
+    let counter = cpu.gpr(Gpr::RCX) & mask(if insn.addr32 { 4 } else { 8 });
+    if matches!(insn.op, Op::Stos | Op::Movs) && insn.rep && counter == 0 {
+        return Err(Stop::Unhandled);
+    }
     let target = target(cpu, insn, &mem);
     let same_page = target >> 12 == fault >> 12;
     if !same_page || target & u64::from(insn.size - 1) != 0 || !guest_range(target, 8) {
@@ -48,7 +78,7 @@ fn store<C: Cpu>(cpu: &mut C, insn: &Insn, fault: u64) -> Result<(), Stop> {
     }
     let entry_address = target & !7;
     let shift = 8 * (target & 7) as u32;
-    let plain_store = matches!(insn.op, Op::Mov | Op::Movnti);
+    let plain_store = matches!(insn.op, Op::Mov | Op::Movnti | Op::Stos | Op::Movs);
     let (entry, expected) = if plain_store && insn.size == 8 {
         (0, None)
     } else {
@@ -95,12 +125,13 @@ fn sign_extend(value: u64, size: u8) -> u64 {
 }
 
 /// Computes what the instruction leaves where its memory operand is `old`.
-fn effect<C: Cpu>(cpu: &C, insn: &Insn, old: u64) -> Result<Effect, Stop> {
+fn effect<C: Cpu>(cpu: &mut C, insn: &Insn, old: u64) -> Result<Effect, Stop> {
     let size = insn.size;
     let rflags = cpu.rflags();
     let src = match insn.src {
         Operand::Reg(reg) => read_reg(cpu, reg, size),
         Operand::Imm(value) => value & mask(size),
+        Operand::Mem(mem) => read_memory(cpu, mem.linear(cpu, insn.len), size)?,
         _ => 0,
     };
     let carry = rflags & flags::CF != 0;
@@ -111,7 +142,7 @@ fn effect<C: Cpu>(cpu: &C, insn: &Insn, old: u64) -> Result<Effect, Stop> {
     let logic = |memory| stored(memory, flags::logic(memory, size, rflags));
     let bits = |memory| stored(memory, flags::with_carry(was_set, rflags));
     Ok(match insn.op {
-        Op::Mov | Op::Movnti => stored(src, rflags),
+        Op::Mov | Op::Movnti | Op::Stos | Op::Movs => stored(src, rflags),
         Op::Add => computed(flags::add(old, src, false, size, rflags)),
         Op::Adc => computed(flags::add(old, src, carry, size, rflags)),
         Op::Sub => computed(flags::sub(old, src, false, size, rflags)),
@@ -149,6 +180,16 @@ fn effect<C: Cpu>(cpu: &C, insn: &Insn, old: u64) -> Result<Effect, Stop> {
         }
         _ => return Err(Stop::Unhandled),
     })
+}
+
+fn read_memory<C: Cpu>(cpu: &mut C, address: u64, size: u8) -> Result<u64, Stop> {
+    let mut buf = [0; 8];
+    let len = usize::from(size.min(8));
+    if !guest_range(address, len) {
+        return Err(Stop::Unhandled);
+    }
+    cpu.read(address, &mut buf[..len])?;
+    Ok(u64::from_le_bytes(buf))
 }
 
 fn source_register(insn: &Insn, value: u64) -> Result<Option<(Reg, u64)>, Stop> {

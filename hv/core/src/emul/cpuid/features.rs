@@ -8,7 +8,7 @@
 //!
 //! [`msr`]: crate::emul::msr
 
-use super::Policy;
+use super::{Policy, Vendor};
 
 /// FPU DE TSC MSR PAE MCE CX8 APIC SEP MCA CMOV PAT CLFLUSH ACPI MMX FXSR SSE SSE2 SS HTT.
 pub const LEAF_1_EDX: u32 = 0x1fc9_cbf5;
@@ -72,6 +72,7 @@ impl Features {
 /// Clears what can't be used without a feature that is absent: vector extensions without the
 /// state they live in. Overrides take single bits away; a guest must not find the rest.
 pub(super) fn drop_dependents(policy: &mut Policy) {
+    const SEP: u32 = 1 << 11;
     const FMA_F16C: u32 = 1 << 12 | 1 << 29;
     const AVX: u32 = 1 << 28;
     const AVX2: u32 = 1 << 5;
@@ -84,6 +85,10 @@ pub(super) fn drop_dependents(policy: &mut Policy) {
     const AVX512_BF16: u32 = 1 << 5;
     const XOP_FMA4: u32 = 1 << 11 | 1 << 16;
 
+    // AMD's processors don't have SYSENTER in long mode.
+    if policy.vendor == Vendor::Amd {
+        policy.basic[1].edx &= !SEP;
+    }
     if !policy.features().xsave {
         policy.basic[1].ecx &= !AVX;
     }

@@ -19,7 +19,7 @@ pub use hypervisor::TimeInfo;
 pub use update::BadLeaf;
 
 use super::privop::CR4_OSXSAVE;
-use features::{EXTD_1_ECX, EXTD_1_EDX, EXTD_21_EAX, EXTD_7_EDX, EXTD_8_EBX};
+use features::{EXTD_1_ECX, EXTD_1_EDX, EXTD_7_EDX, EXTD_8_EBX, EXTD_21_EAX};
 use features::{FEAT_0_EBX, FEAT_0_ECX, FEAT_0_EDX, FEAT_1_EAX, FEAT_2_EDX, LEAF_1_ECX, LEAF_1_EDX};
 
 /// What CPUID leaves in EAX to EDX.
@@ -88,6 +88,7 @@ const CACHES: usize = 6;
 const ECX1_MONITOR: u32 = 1 << 3;
 const ECX1_OSXSAVE: u32 = 1 << 27;
 const ECX1_HYPERVISOR: u32 = 1 << 31;
+const EDX1_MTRR: u32 = 1 << 12;
 const EDX7_ITSC: u32 = 1 << 8;
 /// The bits of leaf 1 EDX that AMD repeats in leaf 0x80000001 EDX.
 const COMMON_1D: u32 = 0x0183_f3ff;
@@ -99,6 +100,8 @@ pub struct Policy {
     kind: Kind,
     /// The hardware has MONITOR, and its leaf 5: a hardware domain's power management asks.
     monitor: Option<Leaf>,
+    /// The hardware has MTRRs: a hardware domain's kernel is told, for `XENPF_add_memtype`.
+    mtrr: bool,
     basic: [Leaf; BASIC_MAX as usize + 1],
     caches: [Leaf; CACHES],
     feat: [Leaf; FEAT_MAX as usize + 1],
@@ -123,6 +126,7 @@ impl Policy {
             vendor,
             kind,
             monitor: (host(1, 0).ecx & ECX1_MONITOR != 0).then(|| host(5, 0)),
+            mtrr: host(1, 0).edx & EDX1_MTRR != 0,
             basic: [Leaf::default(); _],
             caches: [Leaf::default(); _],
             feat: [Leaf::default(); _],
@@ -196,7 +200,10 @@ impl Policy {
         self.extd[1].edx &= !COMMON_1D;
         self.extd[7] = Leaf { edx: self.extd[7].edx, ..Leaf::default() };
         self.extd[8].edx = 0;
-        self.extd[8].eax &= 0xffff;
+        // Guests have 48-bit linear addresses, whatever the hardware has.
+        if self.extd[0].eax >= 0x8000_0008 {
+            self.extd[8].eax = self.extd[8].eax & 0xff | 48 << 8;
+        }
         match self.vendor {
             Vendor::Amd => self.settle_amd(),
             Vendor::Intel | Vendor::Other => self.settle_intel(),
@@ -282,6 +289,9 @@ impl Policy {
         }
         let mut out = self.stored(leaf, subleaf);
         let leaked = self.leaked_monitor(origin, kernel);
+        if matches!(leaf, 1 | 0x8000_0001) && self.kind == Kind::HardwareDomain && kernel && self.mtrr {
+            out.edx |= EDX1_MTRR;
+        }
         match leaf {
             1 => {
                 // Linux relies on seeing the hypervisor's OSXSAVE before it sets its own.

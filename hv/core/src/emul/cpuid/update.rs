@@ -41,7 +41,11 @@ impl Policy {
 
     /// The policy changed by a toolstack's leaves, which may take away but not exceed what `max`
     /// has: features beyond it are dropped, and a higher number of leaves is an error.
-    pub fn updated(&self, max: &Policy, leaves: impl IntoIterator<Item = (u32, u32, Leaf)>) -> Result<Policy, BadLeaf> {
+    pub fn updated(
+        &self,
+        max: &Policy,
+        leaves: impl IntoIterator<Item = (u32, u32, Leaf)>,
+    ) -> Result<Policy, BadLeaf> {
         let mut new = self.clone();
         for (leaf, subleaf, value) in leaves {
             new.set(leaf, subleaf, value).ok_or(BadLeaf { leaf, subleaf })?;

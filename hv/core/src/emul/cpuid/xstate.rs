@@ -1,7 +1,7 @@
 //! Leaf 0xD: the processor states that XSAVE saves, as far as the policy's features own them.
 
-use super::features::{Features, XSTATE_1_EAX};
 use super::Leaf;
+use super::features::{Features, XSTATE_1_EAX};
 
 /// States are numbered from 0; 2 to 18 are kept (AVX … AMX).
 const STATES: usize = 19;
