@@ -399,7 +399,7 @@ impl Decoder<'_> {
                 let modrm = self.modrm()?;
                 match (modrm.mode, modrm.reg & 7, modrm.rm) {
                     (3, 2, 1) if !self.mandatory() => Shape::plain(Op::Xsetbv),
-                    (3, 7, 1) if !self.mandatory() => Shape::plain(Op::Rdtscp),
+                    (3, 7, 1) => Shape::plain(Op::Rdtscp),
                     _ => return Err(DecodeError::Unknown),
                 }
             }

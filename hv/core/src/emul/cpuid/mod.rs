@@ -317,3 +317,24 @@ impl Policy {
         if shown { self.monitor } else { None }
     }
 }
+
+/// The words of features that PV guests are offered, in the order of cpufeatureset.h.
+#[cfg(test)]
+pub(super) fn feature_words() -> [u32; 14] {
+    [
+        LEAF_1_EDX,
+        LEAF_1_ECX,
+        EXTD_1_EDX,
+        EXTD_1_ECX,
+        features::XSTATE_1_EAX,
+        FEAT_0_EBX,
+        FEAT_0_ECX,
+        EXTD_7_EDX,
+        EXTD_8_EBX,
+        FEAT_0_EDX,
+        FEAT_1_EAX,
+        EXTD_21_EAX,
+        0,
+        FEAT_2_EDX,
+    ]
+}
