@@ -6,4 +6,5 @@ extern crate alloc;
 
 pub mod bridge;
 pub mod toolstack;
+pub mod volumes;
 pub mod xenstored;
