@@ -25,10 +25,10 @@
 //! | [`System`] | `boot: Boot { initial, pages, cmdline(), ramdisk }`, `xenstore() -> Xenstore` |
 //! | `executor` | `spawn(fut) -> JoinHandle<T>` (await it, `abort()`; dropping it detaches), `sleep(Duration)`, `sleep_until(Instant)`, `timeout(Duration, fut) -> Result<T, Elapsed>`, `yield_now()`, `select(a, b) -> Either`, `join(a, b)`, `Notify` (`notify()`, `async wait()`), `channel::<T>(capacity)` |
 //! | `time` | `Instant::now()` (ns since the hypervisor's boot, monotonic), `wallclock() -> Duration` since 1970 |
-//! | `memory` | `Page::new()`/`Pages::new(count)`: zeroed frames that may be shared, reached only by copying (`read::<T>(off)`, `write(off, &T)`, `read_bytes`, `write_bytes`, `load_u32`, `store_u32`); `Pages::contiguous(count, address_bits)` for DMA with `machine_address()`; `map_io(mfn, count) -> Mapping`; `map_foreign(domid, &[Gfn]) -> Mapping`; `free_frames()`, `m2p`/`p2m` |
+//! | `memory` | `Page::new()`/`Pages::new(count)`: zeroed frames that may be shared, reached only by copying (`read_value::<T>(off)`, `write_value(off, &T)`, `read_bytes`, `write_bytes`, `load_u32`, `store_u32`); `Pages::contiguous(count, address_bits)` for DMA with `machine_address()`; `map_io(mfn, count) -> Mapping`; `map_foreign(domid, &[Gfn]) -> Mapping`; `free_frames()`, `m2p`/`p2m` |
 //! | `events` | `EventChannel::{alloc_unbound(remote), bind_interdomain(remote, port), bind_virq(virq), bind_pirq(pirq)}`, `port()`, `notify()`, `async wait()`; closes on drop |
 //! | `grants` | `Grant::offer(&Rc<Pages>, index, domid, Access)` with `reference()`, ends on drop (a frame that the peer still maps is kept back until it lets go); `GrantMapping::map(domid, &[GrantRef], Access)`; `copy(&mut [Copy])` |
-//! | `ring` | `FrontRing<Req, Rsp>` / `BackRing<Req, Rsp>` over one or more shared pages: private indices, every request or response copied out once |
+//! | `ring`, `share` | `FrontRing` / `BackRing` over shared pages: private indices, every request or response copied out once; the traits that drivers use and that the machine's types implement |
 //! | `console` | `print!`, `println!`, `log` as backend of the `log` crate, `async read_line()`, raw input |
 //! | `xenstore` | `Xenstore`: async `read/write/mkdir/rm/directory/get_perms/set_perms`, `watch(path) -> Watch` (`async next()`), `transaction(async |t| ...)` with retry; one client over any transport (the shared ring, or in-process for the dom0 that runs xenstored itself) |
 //! | `xenbus` | `XenbusState`, `Device` (own and other end's paths), `switch_state`, `wait_for_peer`, enumeration of frontends and backends |
@@ -46,23 +46,35 @@ extern crate std;
 
 pub mod back;
 pub mod block;
+mod boot;
+pub mod console;
+pub mod events;
+pub mod executor;
 #[cfg(test)]
 mod fake;
 pub mod front;
+pub mod grants;
+pub mod memory;
 pub mod net;
 pub mod ring;
 pub mod share;
+pub mod time;
 mod wait;
 
+pub use boot::System;
 #[doc(hidden)]
-pub use guest_machine as machine;
+pub use boot::run;
+pub use guest_machine::hypercall::{self, Shutdown};
 pub use guest_machine::local::Local;
+pub use guest_machine::port as pci_ports;
 pub use guest_machine::start::Boot;
+pub use log;
+pub use shared_abi;
 
 /// Prints to the console.
 #[macro_export]
 macro_rules! print {
-    ($($arg:tt)*) => { $crate::machine::emergency::print(format_args!($($arg)*)) };
+    ($($arg:tt)*) => { $crate::console::print(format_args!($($arg)*)) };
 }
 
 /// Prints a line to the console.
@@ -72,13 +84,14 @@ macro_rules! println {
     ($($arg:tt)*) => { $crate::print!("{}\n", format_args!($($arg)*)) };
 }
 
-/// What a program is given at its start.
-pub struct System {
-    /// What the domain was started with.
-    pub boot: Boot,
+/// Ends this domain, after the console's text.
+pub fn shutdown(reason: Shutdown) -> ! {
+    console::flush();
+    hypercall::shutdown(reason)
 }
 
-/// Defines a guest's program.
+/// Defines a guest's program: `main! { async fn main(sys: System) { .. } }`. What it returns is
+/// dropped. On the host the program is compiled but not run.
 #[macro_export]
 macro_rules! main {
     ($(#[$attr:meta])* async fn $name:ident($sys:ident : $ty:ty) $(-> $ret:ty)? $body:block) => {
@@ -101,12 +114,4 @@ macro_rules! main {
             panic!("a Xen guest: build it for x86_64-unknown-none and boot it");
         }
     };
-}
-
-/// Runs a program to its end: what [`main!`] calls.
-pub fn run<F: Future>(program: fn(System) -> F) {
-    let system = System { boot: machine::start::boot() };
-    let mut future = core::pin::pin!(program(system));
-    let mut cx = core::task::Context::from_waker(core::task::Waker::noop());
-    while future.as_mut().poll(&mut cx).is_pending() {}
 }

@@ -6,6 +6,9 @@
 
 use crate::emergency::print;
 use crate::hypercall::{Shutdown, call, shutdown};
+use crate::local::Local;
+use shared_abi::arch_x86::{FLAT_KERNEL_CS, TrapInfo};
+use shared_abi::xen::hypercall as nr;
 
 /// Registers as `trap_common` pushed them, above them what Xen pushed.
 #[repr(C)]
@@ -67,42 +70,33 @@ unsafe extern "C" {
     static failsafe_upcall: u8;
 }
 
-/// `struct trap_info` of arch-x86/xen.h.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct TrapInfo {
-    vector: u8,
-    flags: u8,
-    cs: u16,
-    _pad: u32,
-    address: u64,
-}
-
-/// `FLAT_KERNEL_CS64`.
-const KERNEL_CS: u16 = 0xe033;
-
 /// Installs the trap table and the event callbacks.
 pub(crate) fn init() {
-    let mut table = [TrapInfo { vector: 0, flags: 0, cs: 0, _pad: 0, address: 0 }; 21];
+    // Not on the stack, where backtraces would find its addresses.
+    static TABLE: Local<[TrapInfo; 21]> = Local::new(|| [TrapInfo::default(); 21]);
+    let traps = TABLE.with(set_trap_table);
+    let callbacks = [(&raw const event_upcall).addr(), (&raw const failsafe_upcall).addr()];
+    // SAFETY: set_callbacks takes the event, failsafe and syscall entries; no user mode
+    // exists, so the last is never used.
+    let callbacks = unsafe { call(nr::SET_CALLBACKS, [callbacks[0], callbacks[1], 0, 0, 0]) };
+    if (traps, callbacks) != (0, 0) {
+        print(format_args!("trap table: {traps}, callbacks: {callbacks}\n"));
+    }
+}
+
+/// Fills the table with the entry points, ended by an entry of address zero, and registers it.
+fn set_trap_table(table: &mut [TrapInfo; 21]) -> i64 {
     for (vector, entry) in table.iter_mut().take(20).enumerate() {
         *entry = TrapInfo {
             vector: vector as u8,
             flags: 0,
-            cs: KERNEL_CS,
+            cs: FLAT_KERNEL_CS as u16,
             _pad: 0,
             address: (&raw const trap_entries).addr() as u64 + vector as u64 * 16,
         };
     }
-    // SAFETY: the table names entry points in `asm`; set_trap_table (0) copies it up to the
-    // entry of address zero.
-    let traps = unsafe { call(0, [table.as_ptr().addr(), 0, 0, 0, 0]) };
-    let callbacks = [(&raw const event_upcall).addr(), (&raw const failsafe_upcall).addr()];
-    // SAFETY: set_callbacks (4) takes the event, failsafe and syscall entries; no user mode
-    // exists, so the last is never used.
-    let callbacks = unsafe { call(4, [callbacks[0], callbacks[1], 0, 0, 0]) };
-    if (traps, callbacks) != (0, 0) {
-        print(format_args!("trap table: {traps}, callbacks: {callbacks}\n"));
-    }
+    // SAFETY: the table names entry points in `asm`; Xen copies it.
+    unsafe { call(nr::SET_TRAP_TABLE, [table.as_ptr().addr(), 0, 0, 0, 0]) }
 }
 
 /// Prints the words of the stack from `sp` up that are addresses in the text.

@@ -10,16 +10,29 @@
 //! On the host (any target but `target_os = "none"`) the crate compiles without its boot code
 //! and every hypercall answers `-ENOSYS`: the pure parts are tested there.
 #![cfg_attr(target_os = "none", no_std)]
+#![cfg_attr(
+    not(target_os = "none"),
+    allow(dead_code, unused_imports, reason = "what only boot uses is absent on the host")
+)]
 
 extern crate alloc;
 
 #[cfg(target_os = "none")]
 mod asm;
+pub mod clock;
 #[cfg(target_os = "none")]
 mod crash;
 pub mod emergency;
+pub mod exchange;
 pub mod frames;
+pub mod grant;
 pub mod heap;
 pub mod hypercall;
 pub mod local;
+pub mod memory;
+pub mod paging;
+pub mod port;
+pub mod shared;
+pub mod shared_info;
 pub mod start;
+pub mod window;

@@ -36,18 +36,22 @@ impl<T: 'static> Local<T> {
         f(&mut self.cell.get_or_init(|| RefCell::new((self.init)())).borrow_mut())
     }
 
-    /// Runs `f` with this thread's value. Panics if called again from within `f`.
+    /// Runs `f` with this thread's value, which lives for ever, like a static: nothing is torn
+    /// down at the thread's end in an order that the target does not have. Panics if called again
+    /// from within `f`.
     #[cfg(not(target_os = "none"))]
     pub fn with<R>(&'static self, f: impl FnOnce(&mut T) -> R) -> R {
-        use std::{any::Any, collections::HashMap, rc::Rc};
+        use std::any::Any;
+        use std::collections::HashMap;
         std::thread_local! {
-            static VALUES: RefCell<HashMap<usize, Rc<dyn Any>>> = RefCell::default();
+            static VALUES: RefCell<HashMap<usize, &'static dyn Any>> = RefCell::default();
         }
         let key = core::ptr::from_ref(self).addr();
-        let known = VALUES.with(|v| v.borrow().get(&key).cloned());
+        let known = VALUES.with(|v| v.borrow().get(&key).copied());
         let value = known.unwrap_or_else(|| {
-            let new: Rc<dyn Any> = Rc::new(RefCell::new((self.init)()));
-            VALUES.with(|v| v.borrow_mut().insert(key, new.clone()));
+            let new: &'static dyn Any =
+                std::boxed::Box::leak(std::boxed::Box::new(RefCell::new((self.init)())));
+            VALUES.with(|v| v.borrow_mut().insert(key, new));
             new
         });
         let cell = value.downcast_ref::<RefCell<T>>().expect("a Local has one type");
