@@ -1,0 +1,99 @@
+//! The raw hypercall and the memory lent to it.
+//!
+//! The library OS gives no raw call, as its arguments could break memory safety. Here wrong arguments
+//! are the point: a call names [`BUFFER`], which nothing else uses, or memory that this guest does not
+//! have, which the hypervisor must refuse.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The questions' memory: two pages, so that an argument may also straddle their border.
+static BUFFER: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
+
+/// The numbers of `__HYPERVISOR_*` in xen.h.
+#[allow(missing_docs)]
+pub mod nr {
+    pub const SET_TRAP_TABLE: usize = 0;
+    pub const MMU_UPDATE: usize = 1;
+    pub const SET_GDT: usize = 2;
+    pub const SET_DEBUGREG: usize = 8;
+    pub const GET_DEBUGREG: usize = 9;
+    pub const UPDATE_DESCRIPTOR: usize = 10;
+    pub const MEMORY_OP: usize = 12;
+    pub const MULTICALL: usize = 13;
+    pub const UPDATE_VA_MAPPING: usize = 14;
+    pub const XEN_VERSION: usize = 17;
+    pub const CONSOLE_IO: usize = 18;
+    pub const GRANT_TABLE_OP: usize = 20;
+    pub const VM_ASSIST: usize = 21;
+    pub const UPDATE_VA_MAPPING_OTHERDOMAIN: usize = 22;
+    pub const VCPU_OP: usize = 24;
+    pub const SET_SEGMENT_BASE: usize = 25;
+    pub const MMUEXT_OP: usize = 26;
+    pub const NMI_OP: usize = 28;
+    pub const SCHED_OP: usize = 29;
+    pub const CALLBACK_OP: usize = 30;
+    pub const EVENT_CHANNEL_OP: usize = 32;
+    pub const PHYSDEV_OP: usize = 33;
+    pub const SYSCTL: usize = 35;
+    pub const DOMCTL: usize = 36;
+}
+
+/// The address of the buffer's word `index`.
+pub fn buffer(index: usize) -> usize {
+    BUFFER[index..].as_ptr().addr()
+}
+
+/// Puts `words` at the buffer's beginning, zeros behind them.
+pub fn fill(words: &[u64]) {
+    for (i, word) in BUFFER[..512].iter().enumerate() {
+        word.store(words.get(i).copied().unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// Puts `words` so that they straddle the border of two pages after the first `before` words, and gives
+/// their address.
+pub fn straddle(words: &[u64], before: usize) -> usize {
+    let to_border = (4096 - buffer(0) % 4096) / 8;
+    let first = to_border - before;
+    for (at, word) in BUFFER[first..].iter().zip(words) {
+        at.store(*word, Ordering::Relaxed);
+    }
+    buffer(first)
+}
+
+/// The buffer's word `index`.
+pub fn word(index: usize) -> u64 {
+    BUFFER[index].load(Ordering::Relaxed)
+}
+
+/// Issues hypercall `nr` and gives what it returned.
+#[cfg(target_os = "none")]
+pub fn call(nr: usize, args: [usize; 5]) -> i64 {
+    unsafe extern "C" {
+        static hypercall_page: [u8; 4096];
+    }
+    let result: i64;
+    // SAFETY: the questions in this program name memory of `BUFFER` (atomics: the hypervisor may write
+    // them) or none of this guest's, and no operation among them that succeeds changes a mapping, a
+    // frame or the vcpu's state that Rust relies on. The stub clobbers only the registers named here.
+    unsafe {
+        core::arch::asm!(
+            "call rax",
+            inlateout("rax") hypercall_page.as_ptr().addr() + nr * 32 => result,
+            inlateout("rdi") args[0] => _,
+            inlateout("rsi") args[1] => _,
+            inlateout("rdx") args[2] => _,
+            inlateout("r10") args[3] => _,
+            inlateout("r8") args[4] => _,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// On the host there is no hypervisor.
+#[cfg(not(target_os = "none"))]
+pub fn call(_nr: usize, _args: [usize; 5]) -> i64 {
+    -38
+}
