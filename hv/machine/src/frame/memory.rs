@@ -15,7 +15,7 @@ impl FrameTable {
         assert!(owner.is_ordinary());
         let Some(mut list) = self.list_or_new(owner) else { return Err(block) };
         for mfn in block.number()..block.number() + (1 << block.order()) {
-            list.push(mfn);
+            list.push_first(mfn);
             self.at(mfn).reset(Word::new(owner, 1).with(Word::ALLOCATED));
         }
         drop(list);
@@ -36,8 +36,14 @@ impl FrameTable {
     pub fn disown(&self, mfn: Mfn, owner: DomId, work: &mut Work<'_>) -> Progress<()> {
         let frame = self.get(mfn, owner)?;
         let entry = self.at(frame.number());
-        if !entry.lower(owner, Word::ALLOCATED) {
-            return Err(EINVAL);
+        {
+            // One step under the lock: what is given up is at the end of the list.
+            let mut list = self.list(owner).ok_or(EINVAL)?;
+            if !entry.lower(owner, Word::ALLOCATED) {
+                return Err(EINVAL);
+            }
+            list.unlink(frame.number());
+            list.push_last(frame.number());
         }
         if entry.lower(owner, Word::PINNED) {
             self.put_type(frame.number(), work);
@@ -98,18 +104,13 @@ impl FrameTable {
     pub fn relinquish(&self, owner: DomId, work: &mut Work<'_>) -> Progress<()> {
         loop {
             self.settle(work)?;
-            let Some(mut list) = self.list(owner) else { return Ok(()) };
-            let Some(mfn) = list.first() else { return Ok(()) };
+            let Some(mfn) = self.list(owner).and_then(|list| list.first()) else { return Ok(()) };
             if !self.at(mfn).word().has(Word::ALLOCATED) {
-                // Visited frames are at the end, so this was the last of the others.
                 return Ok(());
             }
             if !work.spend() {
                 return Err(Stop::Again);
             }
-            list.unlink(mfn);
-            list.push(mfn);
-            drop(list);
             match self.disown(Mfn(mfn.into()), owner, work) {
                 // Somebody else disowned it meanwhile.
                 Err(Stop::Refused(_)) | Ok(()) => {}
@@ -147,7 +148,7 @@ impl Stolen<'_> {
     pub fn restore(self) {
         // The list exists: the frame was on it.
         if let Some(mut list) = self.table.list(self.owner) {
-            list.push(self.mfn);
+            list.push_first(self.mfn);
             self.table.at(self.mfn).reset(Word::new(self.owner, 1).with(Word::ALLOCATED));
             core::mem::forget(self);
         }

@@ -1,7 +1,9 @@
 //! Which frames a domain owns: a list per domain, so that destroying one costs what it had.
 //!
 //! The links are in the frame table; heads, counts and locks of 256 domains each lie in one private
-//! frame, which is allocated when the first of them gets memory. A list's lock is a spin lock held for a
+//! frame, which is allocated when the first of them gets memory. Frames that the domain gave up, but that
+//! something still refers to, are at the end of its list: so destruction is done when the first frame is
+//! one of these. A list's lock is a spin lock held for a
 //! handful of instructions, never while anything else is taken.
 
 use super::alloc::Limit;
@@ -51,7 +53,22 @@ impl List<'_> {
         self.page.load_u32(self.at + HEAD).checked_sub(1)
     }
 
-    pub(super) fn push(&mut self, mfn: u32) {
+    /// Adds a frame that becomes the domain's.
+    pub(super) fn push_first(&mut self, mfn: u32) {
+        let head = self.first();
+        let entry = self.table.at(mfn);
+        entry.prev_set(NONE);
+        entry.next_set(head.unwrap_or(NONE));
+        match head {
+            Some(head) => self.table.at(head).prev_set(mfn),
+            None => self.page.store_u32(self.at + TAIL, mfn + 1),
+        }
+        self.page.store_u32(self.at + HEAD, mfn + 1);
+        self.page.store_u32(self.at + LEN, self.len() + 1);
+    }
+
+    /// Adds a frame that the domain gave up.
+    pub(super) fn push_last(&mut self, mfn: u32) {
         let tail = self.page.load_u32(self.at + TAIL).checked_sub(1);
         let entry = self.table.at(mfn);
         entry.prev_set(tail.unwrap_or(NONE));

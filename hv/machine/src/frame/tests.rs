@@ -1,6 +1,9 @@
 //! Tests of the frame table as a whole, on a fake machine.
 
+mod audit;
 mod basic;
+mod loom;
+mod oracle;
 
 use super::*;
 use shared_abi::{DomId, Mfn, pte};

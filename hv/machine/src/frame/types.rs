@@ -61,6 +61,9 @@ pub struct Work<'t> {
     /// First of the dying tables, linked by their stamps.
     head: u32,
     budget: u32,
+    /// The tables this CPU is checking right now, by level - 1: a request for one of them comes from its
+    /// own entries.
+    checking: [u32; 4],
 }
 
 impl<'t> Work<'t> {
@@ -69,7 +72,7 @@ impl<'t> Work<'t> {
 
     /// Nothing to do yet, and `budget` table entries that may be looked at.
     pub fn new(table: &'t FrameTable, budget: u32) -> Self {
-        Work { table, head: NONE, budget }
+        Work { table, head: NONE, budget, checking: [NONE; 4] }
     }
 
     /// Sets the budget.
@@ -192,6 +195,7 @@ impl FrameTable {
             match entry.acquire(owner, want) {
                 Asked::Held => return Ok(()),
                 Asked::Refused(refusal) => return Err(refusal.into()),
+                Asked::Locked if work.checking.contains(&mfn) => return Err(Refusal::Type.into()),
                 Asked::Locked => self.relax(),
                 Asked::Dying if work.is_done() => return Err(Stop::Again),
                 Asked::Dying => self.settle(work)?,
@@ -217,7 +221,13 @@ impl FrameTable {
         let entry = self.at(mfn);
         let outcome = match ty {
             Type::SegDesc => desc::check(self.ram().page(mfn)).map_err(Stop::Refused),
-            _ if ty.level() != 0 => self.check_entries(mfn, ty.level(), rights, work),
+            _ if ty.level() != 0 => {
+                let level = ty.level() as usize;
+                work.checking[level - 1] = mfn;
+                let outcome = self.check_entries(mfn, ty.level(), rights, work);
+                work.checking[level - 1] = NONE;
+                outcome
+            }
             _ => Ok(()),
         };
         match outcome {
@@ -281,11 +291,21 @@ impl FrameTable {
         match self.at(mfn).put_type(false, || self.clock().now()) {
             Put::Done => {}
             Put::Last => self.reclaim(mfn),
-            Put::Retired => {
-                self.at(mfn).aux_set(pte::ENTRIES as u32);
-                work.push(mfn);
+            Put::Retired => self.begin_dying(mfn, work),
+        }
+    }
+
+    /// Puts a table on the list of work whose last use just ended, with all its entries.
+    #[inline(never)]
+    fn begin_dying(&self, mfn: u32, work: &mut Work<'_>) {
+        let entry = self.at(mfn);
+        if entry.word().ty() == Type::L4 {
+            for index in FIRST_HV_SLOT..FIRST_HV_SLOT + HV_SLOTS {
+                self.ram().entry(mfn, index).store(0, Relaxed);
             }
         }
+        entry.aux_set(pte::ENTRIES as u32);
+        work.push(mfn);
     }
 
     /// Gives a use of the type back, but keeps its reference.
@@ -334,11 +354,6 @@ impl FrameTable {
                 let value = self.ram().entry(mfn, index).load(Relaxed);
                 if value & pte::PRESENT != 0 {
                     self.put_entry(level, value, work);
-                }
-            }
-            if level == 4 {
-                for index in FIRST_HV_SLOT..FIRST_HV_SLOT + HV_SLOTS {
-                    self.ram().entry(mfn, index).store(0, Relaxed);
                 }
             }
             entry.aux_set(0);
