@@ -53,6 +53,7 @@ pub mod executor;
 #[cfg(test)]
 mod fake;
 pub mod front;
+pub mod fs;
 pub mod grants;
 pub mod memory;
 pub mod net;
