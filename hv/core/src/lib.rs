@@ -1,6 +1,10 @@
 //! The hypervisor's decisions.
+//!
+//! The parts that decide without a machine (`emul`, `event`, `sched`, `time`, `grant`) are compiled and tested on the
+//! host; the rest wires them to the CPU and is compiled for the target alone.
 #![no_std]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 extern crate alloc;
 #[cfg(test)]
@@ -10,3 +14,31 @@ pub mod emul;
 pub mod event;
 pub mod sched;
 pub mod time;
+
+#[cfg(target_os = "none")]
+pub mod access;
+#[cfg(target_os = "none")]
+pub mod acpi_setup;
+#[cfg(target_os = "none")]
+pub mod boot;
+#[cfg(target_os = "none")]
+#[macro_use]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod domain;
+#[cfg(target_os = "none")]
+pub mod error;
+#[cfg(target_os = "none")]
+pub mod hypercall;
+#[cfg(target_os = "none")]
+pub mod irq;
+#[cfg(target_os = "none")]
+pub mod mm;
+#[cfg(target_os = "none")]
+pub mod power;
+#[cfg(target_os = "none")]
+pub mod run;
+#[cfg(target_os = "none")]
+pub mod time_of_day;
+#[cfg(target_os = "none")]
+pub mod trap;

@@ -5,7 +5,8 @@
 //! the registers, entering is safe: ring 3, interrupts on and I/O privilege off are forced here, and
 //! a frame that the CPU still refuses comes back as [`exit::BAD_RETURN`].
 
-use crate::x86_64::{cpu, fpu::FpuState, percpu, tlb};
+use crate::frame::{CLOCK, Frame, L4};
+use crate::x86_64::{cpu, fpu::FpuState, paging, percpu, tlb};
 
 /// Why a guest stopped running. Below 32 an exception, below 256 an interrupt, else one of these.
 pub mod exit {
@@ -227,14 +228,21 @@ pub fn read_selectors() -> Selectors {
     Selectors { ds, es, fs, gs }
 }
 
-/// Loads a root table on this CPU.
-/// # Safety
-/// `root` is the physical address of a table that maps the hypervisor (a validated L4, or the idle root) and
-/// stays one while loaded.
-#[inline]
-pub unsafe fn load_root(root: u64) {
-    // SAFETY: the caller's.
+fn load_cr3(root: u64) {
+    let tick = CLOCK.begin();
+    // SAFETY: the callers below pass roots that map the hypervisor as all do.
     unsafe { cpu::write_cr3(root) };
-    percpu::this().root.store(root, core::sync::atomic::Ordering::Relaxed);
-    tlb::note_flush();
+    CLOCK.end(percpu::cpu_id(), tick);
+}
+
+/// Loads a validated root table on this CPU. The caller keeps the handle until something else is loaded here.
+#[inline]
+pub fn load_root(root: &Frame<'static, L4>) {
+    load_cr3(root.mfn().address());
+}
+
+/// Loads the hypervisor's own root table, which maps no guest.
+#[inline]
+pub fn load_idle_root() {
+    load_cr3(paging::idle_root());
 }

@@ -8,7 +8,7 @@ static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 static TSC_BOOT: AtomicU64 = AtomicU64::new(0);
 /// APIC timer ticks per TSC tick, as a fraction of 2^32.
 static APIC_PER_TSC: AtomicU64 = AtomicU64::new(0);
-/// Nanoseconds per TSC tick, as a fraction of 2^32 (so TSCs above 1 GHz keep 32 bits of precision).
+/// Nanoseconds per TSC tick, as a fraction of 2^32.
 static NS_PER_TSC: AtomicU64 = AtomicU64::new(0);
 
 const PIT_HZ: u64 = 1_193_182;
@@ -39,6 +39,17 @@ pub fn calibrate() {
 /// The TSC's rate in Hz.
 pub fn tsc_hz() -> u64 {
     TSC_HZ.load(Relaxed)
+}
+/// The scale from TSC ticks to nanoseconds as `vcpu_time_info` has it: multiplier (a fraction of 2^32) and the
+/// shift before it. It is the hypervisor's own, so both clocks agree.
+pub fn guest_scale() -> (u32, i8) {
+    let mut mul = NS_PER_TSC.load(Relaxed);
+    let mut shift = 0;
+    while mul > u64::from(u32::MAX) {
+        mul >>= 1;
+        shift += 1;
+    }
+    (mul as u32, shift)
 }
 /// The TSC value at which system time is zero.
 pub fn tsc_at_zero() -> u64 {

@@ -62,6 +62,7 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
 }
 
 static SMAP: AtomicBool = AtomicBool::new(false);
+static HAS_RDTSCP: AtomicBool = AtomicBool::new(false);
 static FSGSBASE: AtomicBool = AtomicBool::new(false);
 static XCR0_ALL: AtomicU64 = AtomicU64::new(0);
 
@@ -112,6 +113,7 @@ pub fn init() -> Result<(), &'static str> {
     // code here uses knowingly (SMAP: guest_mem.rs opens it around each access).
     unsafe { asm!("mov cr4, {}", in(reg) c, options(nomem, nostack)) };
     SMAP.store(c & cr4::SMAP != 0, Relaxed);
+    HAS_RDTSCP.store(cpuid(0x8000_0001, 0).edx & 1 << 27 != 0, Relaxed);
     FSGSBASE.store(c & cr4::FSGSBASE != 0, Relaxed);
     if xsave {
         let d = cpuid(0xd, 0);
@@ -323,4 +325,33 @@ pub fn halt_forever() -> ! {
         // SAFETY: nothing runs after.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
+}
+
+/// Makes those bits of CR4 that a guest may choose (TSD, DE) what it chose.
+pub fn set_guest_cr4(guest: u64) {
+    const CHOICE: u64 = 1 << 2 | cr4::DE;
+    let now = read_cr4();
+    let new = now & !CHOICE | guest & CHOICE;
+    if now != new {
+        // SAFETY: whether ring 3 may read the TSC, and how debug registers 4 and 5 answer.
+        unsafe { asm!("mov cr4, {}", in(reg) new, options(nomem, nostack)) };
+    }
+}
+
+/// Sets the value that RDTSCP gives beside the TSC, where there is RDTSCP.
+pub fn set_tsc_aux(v: u32) {
+    if HAS_RDTSCP.load(Relaxed) {
+        // SAFETY: the MSR exists with the instruction; nothing here uses it.
+        unsafe { wrmsr(msr::TSC_AUX, v.into()) };
+    }
+}
+
+/// Whether a selector names a 64-bit code segment now.
+pub fn is_long_code(selector: u16) -> bool {
+    let (access, ok): (u32, u8);
+    // SAFETY: LAR only reads the descriptor tables.
+    unsafe {
+        asm!("lar {0:e}, {1:e}", "setz {2}", out(reg) access, in(reg) u32::from(selector), out(reg_byte) ok, options(nomem, nostack))
+    };
+    ok != 0 && access & (1 << 21) != 0
 }

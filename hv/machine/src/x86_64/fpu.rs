@@ -52,6 +52,21 @@ impl FpuState {
         unsafe { core::slice::from_raw_parts_mut(self.area, self.len) }
     }
 
+    /// The first 512 bytes were replaced by a legacy image: its components count as in use.
+    pub fn mark_legacy(&mut self) {
+        if cpu::xcr0_all() != 0 {
+            self.bytes_mut()[512] |= 3;
+        }
+    }
+
+    /// Sets the guest's XCR0, it being the guest that runs. The value was checked against its CPUID.
+    pub fn set_xcr0(&mut self, v: u64) {
+        if cpu::xcr0_all() != 0 {
+            self.xcr0 = v & cpu::xcr0_all() | 1;
+            cpu::set_xcr0(self.xcr0);
+        }
+    }
+
     /// Saves this CPU's registers.
     pub fn save(&mut self) {
         let all = cpu::xcr0_all();

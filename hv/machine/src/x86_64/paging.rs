@@ -159,9 +159,9 @@ pub fn map_window(which: Window, frames: impl Iterator<Item = Option<u64>>) {
     let this = percpu::this();
     let l1 = table(this.window_l1);
     for (i, mfn) in frames.take(n).enumerate() {
-        let new = mfn.map_or(0, |m| m << 12 | P | AD | NX);
-        // SAFETY: entries of this CPU's own window; read-only, so a guest's descriptor frame can't be
-        // written through it (the accessed bits are set at validation).
+        let new = mfn.map_or(0, |m| m << 12 | P | RW | AD | NX);
+        // SAFETY: entries of this CPU's own window, for ring 0 alone; writable, for the CPU sets the accessed
+        // bit of a descriptor that it loads.
         unsafe {
             let e = l1.add(first + i);
             if e.read_volatile() != new {

@@ -6,6 +6,7 @@
 
 use super::percpu::{self, MAX_CPUS};
 use super::{apic, cpu};
+use crate::frame::{CLOCK, Cpus, TlbClock};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 
 struct Flush {
@@ -15,12 +16,9 @@ struct Flush {
 
 static FLUSH: [Flush; MAX_CPUS] = [const { Flush { asked: AtomicU64::new(0), done: AtomicU64::new(0) } }; MAX_CPUS];
 static ONLINE: AtomicU64 = AtomicU64::new(0);
-/// Counts flushes of any kind: a frame stamped with a value can have no older translation on a CPU
-/// whose last full flush came at a later value.
-static CLOCK: AtomicU64 = AtomicU64::new(1);
-static LAST: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 pub(super) fn set_online(cpu: usize) {
+    CLOCK.join(cpu);
     ONLINE.fetch_or(1 << cpu, SeqCst);
 }
 
@@ -29,26 +27,25 @@ pub fn online() -> u64 {
     ONLINE.load(Relaxed)
 }
 
-/// The flush clock now, to stamp a frame with when a translation of it may have just been dropped
-/// from the tables.
-#[inline]
-pub fn clock() -> u64 {
-    CLOCK.load(Acquire)
-}
-
 /// Drops this CPU's translations of guest addresses.
 #[inline]
 pub fn flush_local() {
-    let now = CLOCK.fetch_add(1, AcqRel) + 1;
+    let tick = CLOCK.begin();
     // SAFETY: reloading the root that is loaded.
     unsafe { cpu::write_cr3(cpu::read_cr3()) };
-    LAST[percpu::cpu_id()].store(now, Release);
+    CLOCK.end(percpu::cpu_id(), tick);
 }
 
-/// Notes that CR3 was just loaded (which flushes).
-#[inline]
-pub(crate) fn note_flush() {
-    LAST[percpu::cpu_id()].store(clock(), Release);
+/// What the frame table asks of the CPUs.
+pub struct Shootdown;
+
+impl Cpus for Shootdown {
+    fn flush(&self, clock: &TlbClock, stamp: u32) {
+        flush(clock.stale_cpus(stamp).fold(0, |mask, c| mask | 1 << c));
+    }
+    fn relax(&self) {
+        poll();
+    }
 }
 
 /// Answers a flush request to this CPU, if there is one.
@@ -60,21 +57,6 @@ pub fn poll() {
         flush_local();
         f.done.store(asked, Release);
     }
-}
-
-/// CPUs of `mask` that may still hold a translation from before `stamp`.
-#[inline]
-pub fn stale(mask: u64, stamp: u64) -> u64 {
-    let mut left = mask & online();
-    let mut out = 0;
-    while left != 0 {
-        let c = left.trailing_zeros() as usize;
-        left &= left - 1;
-        if LAST[c].load(Acquire) <= stamp {
-            out |= 1 << c;
-        }
-    }
-    out
 }
 
 /// Flushes every CPU of `mask` and returns when all have.

@@ -1,0 +1,183 @@
+//! The machine's console: the serial line, the log ring behind `xl dmesg`, and the control domain's
+//! input and output through it.
+//!
+//! Everything printed goes to the line and into the ring. Guests' complaints are rate-limited so that no
+//! guest can hold a CPU at the speed of a serial line or push the log's history out.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use hv_machine::lock::{Mutex, rank};
+use hv_machine::x86_64::{clock, uart};
+
+/// Bytes of log kept.
+const RING: usize = 32 << 10;
+/// Bytes of input kept for the control domain.
+const INPUT: usize = 512;
+
+struct Console {
+    ring: Option<Box<[u8]>>,
+    /// Bytes ever written.
+    written: u64,
+    /// Bytes before this were cleared by a reader.
+    cleared: u64,
+    input: heapless::Deque<u8, INPUT>,
+}
+
+static CONSOLE: Mutex<Console> =
+    Mutex::new(rank::LOG, Console { ring: None, written: 0, cleared: 0, input: heapless::Deque::new() });
+/// Whether the hypervisor's console is on the serial line (`console=com1`; `console=none` turns it off).
+static SERIAL: AtomicBool = AtomicBool::new(true);
+
+impl Console {
+    fn put(&mut self, bytes: &[u8]) {
+        if SERIAL.load(Relaxed) {
+            uart::write(bytes);
+        }
+        if let Some(ring) = &mut self.ring {
+            for &b in bytes {
+                ring[(self.written % RING as u64) as usize] = b;
+                self.written += 1;
+            }
+        }
+    }
+}
+
+impl Write for Console {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        self.put(s.as_bytes());
+        Ok(())
+    }
+}
+
+struct Logger;
+impl log::Log for Logger {
+    fn enabled(&self, m: &log::Metadata<'_>) -> bool {
+        m.level() <= log::max_level()
+    }
+    fn log(&self, r: &log::Record<'_>) {
+        if self.enabled(r.metadata()) {
+            let now = clock::now();
+            let _ = writeln!(
+                CONSOLE.lock(),
+                "(oxen) [{:5}.{:06}] {}",
+                now / 1_000_000_000,
+                now / 1000 % 1_000_000,
+                r.args()
+            );
+        }
+    }
+    fn flush(&self) {}
+}
+
+/// Starts logging to the serial line (before there is a heap).
+pub fn init(level: log::LevelFilter) {
+    let _ = log::set_logger(&Logger);
+    log::set_max_level(level);
+}
+
+/// Starts keeping the log, once there is a heap.
+pub fn init_ring() {
+    CONSOLE.lock().ring = Some(vec![0; RING].into_boxed_slice());
+}
+
+/// Turns output on the serial line on or off.
+pub fn set_serial(on: bool) {
+    SERIAL.store(on, Relaxed);
+}
+
+/// Output of a domain, as it is.
+pub fn write(bytes: &[u8]) {
+    CONSOLE.lock().put(bytes);
+}
+
+/// Last words: goes to the line without waiting for a lock that may never come free.
+pub fn panic_write(args: fmt::Arguments<'_>) {
+    struct Raw;
+    impl Write for Raw {
+        fn write_str(&mut self, s: &str) -> fmt::Result {
+            uart::write(s.as_bytes());
+            Ok(())
+        }
+    }
+    let _ = writeln!(Raw, "\n(oxen) {args}");
+}
+
+/// Moves what came on the serial line into the input queue; says whether anything did.
+pub fn poll_input() -> bool {
+    let mut any = false;
+    while let Some(b) = uart::read() {
+        any |= CONSOLE.lock().input.push_back(b).is_ok();
+    }
+    any
+}
+
+/// Takes input for the control domain (`CONSOLEIO_read`).
+pub fn read(into: &mut [u8]) -> usize {
+    let mut c = CONSOLE.lock();
+    let mut n = 0;
+    while n < into.len() {
+        match c.input.pop_front() {
+            Some(b) => into[n] = b,
+            None => break,
+        }
+        n += 1;
+    }
+    n
+}
+
+/// Copies the log from byte `from` of its history on (`XEN_SYSCTL_readconsole`'s incremental reads): the
+/// bytes and the index after them.
+pub fn log_from(from: u64, max: usize, clear: bool) -> (alloc::vec::Vec<u8>, u64) {
+    let mut c = CONSOLE.lock();
+    let first = from.max(c.cleared).max(c.written.saturating_sub(RING as u64)).min(c.written);
+    let n = (c.written - first).min(max as u64);
+    let mut out = alloc::vec::Vec::with_capacity(n as usize);
+    if let Some(ring) = &c.ring {
+        out.extend((first..first + n).map(|i| ring[(i % RING as u64) as usize]));
+    }
+    if clear {
+        c.cleared = c.written;
+    }
+    (out, first + n)
+}
+
+/// A limit on how often something may be logged: 10 lines at once, then two a second.
+pub struct Limit {
+    /// System time in ns up to which the allowance is used.
+    used_until: AtomicU64,
+}
+
+impl Limit {
+    const COST: u64 = 500_000_000;
+    const BURST: u64 = 10 * Self::COST;
+
+    /// A fresh limit.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Limit {
+        Limit { used_until: AtomicU64::new(0) }
+    }
+
+    /// Whether one more line may be printed at `now`.
+    pub fn allow(&self, now: u64) -> bool {
+        self.used_until
+            .fetch_update(Relaxed, Relaxed, |u| {
+                let u = u.max(now.saturating_sub(Self::BURST)) + Self::COST;
+                (u <= now).then_some(u)
+            })
+            .is_ok()
+    }
+}
+
+/// Logs something that a guest caused, within the guests' common limit.
+#[macro_export]
+macro_rules! guest_warn {
+    ($($arg:tt)*) => {
+        if $crate::console::GUEST_LIMIT.allow(hv_machine::x86_64::clock::now()) {
+            log::warn!($($arg)*);
+        }
+    };
+}
+/// The guests' common limit.
+pub static GUEST_LIMIT: Limit = Limit::new();

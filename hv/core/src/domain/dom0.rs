@@ -1,0 +1,275 @@
+//! Building the first domain: the hypervisor's only builder (every other domain is built by the first one).
+//!
+//! What the kernel finds is the PV ABI's boot contract (xen.h, "Start-of-day memory layout"): one contiguous
+//! region from its base with kernel, ramdisk, p2m list, start_info, page tables and stack, mapped by page
+//! tables that are read-only to it. The tables are made by hand in the domain's own frames and then
+//! validated by pinning, like any guest's.
+
+use super::kernel::Kernel;
+use super::lifecycle::{Spec, create, make_vcpus, set_context, unpause_domain};
+use super::vcpu::pause;
+use super::Domain;
+use crate::emul::cpuid::{Kind, Policy};
+use crate::mm::{frames, with_rights};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hv_machine::frame::{Frame, Limit, Work, Writable};
+use hv_machine::ram::Page;
+use hv_machine::x86_64::cpu;
+use shared_abi::arch_x86::*;
+use shared_abi::xen::hypercall as nr;
+use shared_abi::xen::*;
+use shared_abi::{DomId, Mfn, pte};
+
+/// What to build.
+pub struct Plan<'a> {
+    /// The kernel's file.
+    pub kernel: &'a [u8],
+    /// The kernel's command line.
+    pub cmdline: &'a str,
+    /// A ramdisk.
+    pub ramdisk: Option<&'a [u8]>,
+    /// Frames it gets.
+    pub frames: u64,
+    /// Vcpus it gets.
+    pub vcpus: u32,
+    /// Frames of devices that the hypervisor drives itself.
+    pub kept: &'a [core::ops::Range<u64>],
+}
+
+type Result<T> = core::result::Result<T, &'static str>;
+
+/// The policy for a domain of this kind on this machine.
+pub fn policy(kind: Kind) -> Policy {
+    Policy::new(
+        |leaf, subleaf| {
+            let r = cpu::cpuid(leaf, subleaf);
+            crate::emul::cpuid::Leaf { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+        },
+        kind,
+    )
+}
+
+/// The domain's frames by pfn, while it is built.
+struct Memory {
+    dom: Arc<Domain>,
+    mfns: Vec<u64>,
+}
+
+impl Memory {
+    /// Gives the domain its frames, in runs as large as there are.
+    fn populate(dom: &Arc<Domain>, n: u64) -> Result<Memory> {
+        let mut mfns = Vec::new();
+        mfns.try_reserve_exact(n as usize).map_err(|_| "no memory for dom0's frame list")?;
+        while (mfns.len() as u64) < n {
+            let left = n - mfns.len() as u64;
+            let mut order = left.ilog2().min(hv_machine::frame::MAX_ORDER);
+            let block = loop {
+                match frames().alloc_uncleared(order, Limit::Any) {
+                    Some(b) => break b,
+                    None if order == 0 => return Err("not enough memory for dom0 (dom0_mem)"),
+                    None => order -= 1,
+                }
+            };
+            let first = frames().assign(block, dom.id).map_err(|_| "no memory for dom0's frame list")?;
+            for k in 0..1u64 << order {
+                frames().m2p_set(Mfn(first.0 + k), mfns.len() as u64);
+                mfns.push(first.0 + k);
+            }
+        }
+        Ok(Memory { dom: dom.clone(), mfns })
+    }
+
+    fn hold(&self, pfn: u64) -> Result<Frame<'static, Writable>> {
+        let mfn = *self.mfns.get(pfn as usize).ok_or("dom0 is too small for its kernel and ramdisk (dom0_mem)")?;
+        frames()
+            .get_writable(Mfn(mfn), self.dom.id, &mut crate::mm::work())
+            .map_err(|_| "a frame of dom0's can't be written")
+    }
+
+    /// Copies bytes to a pseudo-physical address.
+    fn write(&self, mut at: u64, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let offset = (at & 0xfff) as usize;
+            let n = bytes.len().min(4096 - offset);
+            self.hold(at >> 12)?.page().write(offset, &bytes[..n]);
+            at += n as u64;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Zeroes a range of pseudo-physical addresses.
+    fn zero(&self, mut at: u64, end: u64) -> Result<()> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        while at < end {
+            let n = (4096 - (at & 0xfff)).min(end - at);
+            self.write(at, &ZEROS[..n as usize])?;
+            at += n;
+        }
+        Ok(())
+    }
+}
+
+/// Pages for `bytes`.
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(4096)
+}
+
+/// Tables of each level that map `start..end`.
+fn tables(start: u64, end: u64) -> [u64; 4] {
+    [21, 30, 39, 48].map(|shift| ((end - 1) >> shift) - (start >> shift) + 1)
+}
+
+/// Builds it and lets it run.
+pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
+    let kernel = Kernel::parse(plan.kernel)?;
+    let dom = create(Spec {
+        id: DomId(0),
+        handle: [0; 16],
+        control: true,
+        max_vcpus: plan.vcpus,
+        max_port: u32::MAX,
+        policy: policy(Kind::HardwareDomain),
+    })
+    .map_err(|_| "no memory for dom0")?;
+    for k in plan.kept {
+        dom.rights.lock().keep_memory(k.clone());
+    }
+    dom.memory.set_max(plan.frames);
+    if !dom.memory.charge(plan.frames) {
+        return Err("dom0's memory limit");
+    }
+    let memory = Memory::populate(&dom, plan.frames)?;
+
+    // The region, in pages from the kernel's base.
+    let base = kernel.base;
+    let ramdisk_at = pages(kernel.end - base);
+    let p2m_at = ramdisk_at + pages(plan.ramdisk.map_or(0, <[u8]>::len) as u64);
+    let p2m_pages = pages(plan.frames * 8);
+    let info_at = p2m_at + p2m_pages;
+    let tables_at = info_at + 1;
+    let mut count = 0;
+    // Tables and stack are in the region too: grow it until it holds what maps it. At least half a MiB is left
+    // behind the stack, and the end is on a 4 MiB boundary.
+    let end = loop {
+        let end_page = (tables_at + count + 1 + 128).next_multiple_of(1024);
+        let end = base + end_page * 4096;
+        let need = tables(base, end).iter().sum();
+        if need <= count {
+            break end;
+        }
+        count = need;
+    };
+    let stack_at = tables_at + count;
+    if (end - base) / 4096 > plan.frames {
+        return Err("dom0 is too small for its kernel and ramdisk (dom0_mem)");
+    }
+
+    for s in kernel.segments() {
+        let (va, data, size) = s?;
+        memory.write(va - base, data)?;
+        memory.zero(va - base + data.len() as u64, va - base + size)?;
+    }
+    if let Some(r) = plan.ramdisk {
+        memory.write(ramdisk_at << 12, r)?;
+    }
+    memory.write(p2m_at << 12, zerocopy::IntoBytes::as_bytes(&memory.mfns[..]))?;
+    if let Some(va) = kernel.hypercall_page {
+        let at = va.checked_sub(base).ok_or("the kernel's hypercall page is outside it")?;
+        write_hypercall_page(&memory.hold(at >> 12)?.page());
+    }
+
+    let l4 = write_tables(&memory, base, end, tables_at, count)?;
+    memory.zero(stack_at << 12, (stack_at + 1) << 12)?;
+    write_start_info(&memory, plan, &dom, base, [info_at, ramdisk_at, p2m_at, tables_at, count])?;
+
+    let mut work = Work::new(frames(), u32::MAX);
+    with_rights(&dom, dom.id, |r| frames().pin(Mfn(l4), 4, r, &mut work))
+        .map_err(|_| "dom0's page tables were refused")?;
+    make_vcpus(&dom).map_err(|_| "no memory for dom0's vcpus")?;
+    let mut c = Box::new(VcpuGuestContext::default());
+    c.flags = VGCF_IN_KERNEL;
+    c.user_regs.rip = kernel.entry;
+    c.user_regs.rsp = base + ((stack_at + 1) << 12);
+    c.user_regs.rsi = base + (info_at << 12);
+    c.user_regs.rflags = 0x202;
+    c.user_regs.cs = FLAT_KERNEL_CS;
+    c.user_regs.ss = FLAT_KERNEL_SS;
+    c.kernel_ss = FLAT_KERNEL_SS.into();
+    c.kernel_sp = c.user_regs.rsp;
+    c.ctrlreg[3] = l4 << 12;
+    let v = &dom.vcpus()[0];
+    set_context(&dom, v, &mut v.context.lock(), &c).map_err(|_| "dom0's first vcpu was refused")?;
+    log::info!(
+        "dom0: {} MiB, {} vcpus, kernel {:#x}-{:#x}, entry {:#x}, {} tables",
+        plan.frames / 256, plan.vcpus, kernel.start, kernel.end, kernel.entry, count
+    );
+    v.unblock(pause::DOWN);
+    unpause_domain(&dom).map_err(|_| "dom0 can't be started")?;
+    Ok(dom)
+}
+
+/// Writes the tables that map `base..end` onto pfn 0 and up, and returns the L4's mfn.
+fn write_tables(memory: &Memory, base: u64, end: u64, tables_at: u64, count: u64) -> Result<u64> {
+    const FLAGS: u64 = pte::PRESENT | pte::USER | pte::ACCESSED | pte::DIRTY;
+    let mfn = |page: u64| memory.mfns.get(page as usize).copied().ok_or("dom0 is too small");
+    memory.zero(tables_at << 12, (tables_at + count) << 12)?;
+    let n = tables(base, end);
+    // First page of the tables of each level. The L4 comes first: kernels take `pt_base` for both the root's
+    // address and the beginning of all tables.
+    let first = [tables_at + 1 + n[2] + n[1], tables_at + 1 + n[2], tables_at + 1, tables_at];
+    for page in 0..(end - base) / 4096 {
+        let va = base + page * 4096;
+        let read_only = (tables_at..tables_at + count).contains(&page);
+        let e = pte::entry(Mfn(mfn(page)?), FLAGS | if read_only { 0 } else { pte::RW });
+        let table = first[0] + ((va >> 21) - (base >> 21));
+        memory.write((table << 12) + 8 * pte::index(va, 1) as u64, &e.to_le_bytes())?;
+    }
+    for level in 2..=4 {
+        let shift = pte::LEVEL_SHIFT[level - 1];
+        for i in 0..n[level - 2] {
+            let slot = (base >> shift) + i;
+            let table = first[level - 1] + ((slot >> 9) - (base >> (shift + 9)));
+            let e = pte::entry(Mfn(mfn(first[level - 2] + i)?), FLAGS | pte::RW);
+            memory.write((table << 12) + 8 * (slot & 511), &e.to_le_bytes())?;
+        }
+    }
+    mfn(first[3])
+}
+
+fn write_start_info(memory: &Memory, plan: &Plan<'_>, dom: &Domain, base: u64, at: [u64; 5]) -> Result<()> {
+    let [info_at, ramdisk_at, p2m_at, tables_at, count] = at;
+    let mut info = Box::new(StartInfo::default());
+    info.magic[..14].copy_from_slice(b"xen-3.0-x86_64");
+    info.nr_pages = plan.frames;
+    info.shared_info = dom.shared.mfn().address();
+    info.flags = SIF_PRIVILEGED | SIF_INITDOMAIN;
+    info.pt_base = base + (tables_at << 12);
+    info.nr_pt_frames = count;
+    info.mfn_list = base + (p2m_at << 12);
+    if let Some(r) = plan.ramdisk {
+        info.mod_start = base + (ramdisk_at << 12);
+        info.mod_len = r.len() as u64;
+    }
+    let line = plan.cmdline.as_bytes();
+    let n = line.len().min(MAX_GUEST_CMDLINE - 1);
+    info.cmd_line[..n].copy_from_slice(&line[..n]);
+    memory.write(info_at << 12, zerocopy::IntoBytes::as_bytes(&*info))?;
+    memory.zero((info_at << 12) + size_of::<StartInfo>() as u64, (info_at + 1) << 12)
+}
+
+/// Fills a frame with the hypercall stubs: 32 bytes each, keeping rcx and r11, which `syscall` overwrites.
+pub fn write_hypercall_page(page: &Page<'_>) {
+    page.zero();
+    for n in 0..128u32 {
+        let [a, b, c, d] = n.to_le_bytes();
+        // push rcx; push r11; mov eax, n; syscall; pop r11; pop rcx; ret
+        let stub = [0x51, 0x41, 0x53, 0xb8, a, b, c, d, 0x0f, 0x05, 0x41, 0x5b, 0x59, 0xc3];
+        page.write(n as usize * 32, &stub);
+    }
+    // iret takes its frame from the stack: push rcx; push r11; push rax; mov eax, n; syscall
+    let [a, b, c, d] = (nr::IRET as u32).to_le_bytes();
+    page.write(nr::IRET as usize * 32, &[0x51, 0x41, 0x53, 0x50, 0xb8, a, b, c, d, 0x0f, 0x05]);
+}

@@ -1,0 +1,142 @@
+//! Event delivery wired to domains: the shared bits lie in shared_info and vcpu_info, and a told vcpu
+//! wakes or is interrupted.
+
+use super::vcpu::pause;
+use super::{Domain, Vcpu, find};
+use crate::event::{Delivery, Route, SharedBits, Side};
+use alloc::sync::Arc;
+use core::mem::offset_of;
+use shared_abi::xen::SharedInfo;
+use shared_abi::{Errno, Port};
+
+const PENDING: usize = offset_of!(SharedInfo, evtchn_pending);
+const MASK: usize = offset_of!(SharedInfo, evtchn_mask);
+
+impl SharedBits for Domain {
+    #[inline]
+    fn test_and_set_pending(&self, port: u32) -> bool {
+        let bit = 1 << (port & 63);
+        self.shared.page().or_u64(PENDING + (port as usize / 64) * 8, bit) & bit != 0
+    }
+    fn clear_pending(&self, port: u32) {
+        self.shared.page().and_u64(PENDING + (port as usize / 64) * 8, !(1 << (port & 63)));
+    }
+    #[inline]
+    fn is_pending(&self, port: u32) -> bool {
+        self.shared.page().load_u64(PENDING + (port as usize / 64) * 8) & 1 << (port & 63) != 0
+    }
+    #[inline]
+    fn is_masked(&self, port: u32) -> bool {
+        self.shared.page().load_u64(MASK + (port as usize / 64) * 8) & 1 << (port & 63) != 0
+    }
+    fn test_and_clear_mask(&self, port: u32) -> bool {
+        let bit = 1 << (port & 63);
+        self.shared.page().and_u64(MASK + (port as usize / 64) * 8, !bit) & bit != 0
+    }
+    #[inline]
+    fn test_and_set_selector(&self, vcpu: u32, word: u32) -> bool {
+        self.vcpu(vcpu).is_none_or(|v| v.info.set_selector(word))
+    }
+    #[inline]
+    fn test_and_set_upcall_pending(&self, vcpu: u32) -> bool {
+        self.vcpu(vcpu).is_none_or(|v| v.info.set_pending())
+    }
+    fn upcall_deliverable(&self, vcpu: u32) -> bool {
+        self.vcpu(vcpu).is_some_and(|v| v.info.deliverable())
+    }
+}
+
+impl Domain {
+    /// Does what a delivery asks for.
+    pub fn told(&self, port: Port, d: Delivery) {
+        if let Some(v) = d.kick.and_then(|id| self.vcpu(id)) {
+            v.notify();
+        }
+        if d.polled {
+            while let Some(id) = self.ports.pollers.take(port) {
+                if let Some(v) = self.vcpu(id) {
+                    v.unblock(pause::BLOCKED);
+                }
+            }
+        }
+    }
+
+    /// Sends an event from one of this domain's ports (`EVTCHNOP_send`).
+    pub fn send(&self, port: Port) -> Result<(), Errno> {
+        match self.ports.route(port)? {
+            Route::Nowhere => {}
+            Route::Own { vcpu } => self.told(port, self.ports.receive_own(self, port, vcpu)),
+            Route::Peer { remote, port: theirs } => {
+                if remote == self.id {
+                    self.told(theirs, self.ports.receive(self, theirs, self.id, port));
+                } else if let Some(peer) = find(remote) {
+                    peer.told(theirs, peer.ports.receive(&*peer, theirs, self.id, port));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Raises a virtual interrupt of a vcpu (a global one: `vcpu` is ignored).
+    pub fn raise_virq(&self, vcpu: u32, virq: u32) {
+        if let Some((port, d)) = self.ports.raise_virq(self, vcpu, virq) {
+            self.told(port, d);
+        }
+    }
+
+    /// Raises a physical interrupt; false when no port is bound to it.
+    pub fn raise_pirq(&self, pirq: u32) -> bool {
+        match self.ports.raise_pirq(self, pirq) {
+            Some((port, d)) => {
+                self.told(port, d);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Vcpu {
+    /// It has an upcall pending: wake it, or have its CPU look.
+    #[inline]
+    pub fn notify(self: &Arc<Self>) {
+        use core::sync::atomic::Ordering::SeqCst;
+        if self.blocked.load(SeqCst) & pause::BLOCKED != 0 {
+            self.unblock(pause::BLOCKED);
+        }
+        self.kick();
+    }
+}
+
+/// Raises a global virtual interrupt at the domain that handles it.
+pub fn raise_global_virq(virq: u32) {
+    if let Some(d) = find(crate::run::VIRQ_HANDLERS.owner(virq)) {
+        d.raise_virq(0, virq);
+    }
+}
+
+/// Runs `f` on the event sides of one or two domains, their locks taken in the order of ids.
+pub fn with_sides<R>(
+    a: &Arc<Domain>,
+    b: Option<&Arc<Domain>>,
+    f: impl FnOnce(&mut Side<'_, Domain>, Option<&mut Side<'_, Domain>>) -> R,
+) -> R {
+    match b.filter(|b| b.id != a.id) {
+        None => {
+            let mut ctl = a.event_lock.lock();
+            f(&mut Side { dom: a.id, ports: &a.ports, ctl: &mut ctl, bits: a }, None)
+        }
+        Some(b) => {
+            let (mut first, mut second) = if a.id < b.id {
+                let x = a.event_lock.lock();
+                (x, b.event_lock.lock())
+            } else {
+                let y = b.event_lock.lock();
+                let x = a.event_lock.lock();
+                (x, y)
+            };
+            let mut side_b = Side { dom: b.id, ports: &b.ports, ctl: &mut second, bits: &**b };
+            f(&mut Side { dom: a.id, ports: &a.ports, ctl: &mut first, bits: a }, Some(&mut side_b))
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The life of a domain: made, set up, paused, shut down, destroyed.
+//!
+//! Destruction is a walk in bounded steps that any CPU may take: stop the vcpus, close the ports, let grant
+//! mappings go, drop the vcpus' holds on frames, relinquish the memory. Each step leaves the domain in a state that
+//! the next call goes on from, so a destroy that is preempted or retried costs nothing twice and loses
+//! nothing.
+
+use super::events::raise_global_virq;
+use super::vcpu::{Callback, pause};
+use super::{Context, Domain, Vcpu, insert, remove};
+use crate::emul::cpuid::Policy;
+use crate::error::Stop;
+use crate::mm::{self, Account, frames, with_rights};
+use crate::sched::{Params, Policy as _};
+use crate::{event, run};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
+use hv_machine::frame::{Limit, Type, Work};
+use hv_machine::guest_mem::access_ok;
+use hv_machine::lock::{Mutex, rank};
+use hv_machine::vcpu::Selectors;
+use hv_machine::x86_64::cpu::is_canonical;
+use shared_abi::arch_x86::*;
+use shared_abi::errno::Errno;
+use shared_abi::sched::SHUTDOWN_CRASH;
+use shared_abi::xen::VIRQ_DOM_EXC;
+use shared_abi::{DomId, GuestAddr, Mfn};
+use spin::Once;
+
+/// What a new domain is to be.
+pub struct Spec {
+    /// Its number.
+    pub id: DomId,
+    /// Its uuid.
+    pub handle: [u8; 16],
+    /// The control domain.
+    pub control: bool,
+    /// Largest number of vcpus.
+    pub max_vcpus: u32,
+    /// Largest event channel port.
+    pub max_port: u32,
+    /// What CPUID says to it.
+    pub policy: Policy,
+}
+
+/// Makes a domain: no vcpus, no memory, paused.
+///
+/// # Errors
+/// `EEXIST` when the number is taken, `ENOMEM`, `EINVAL`.
+pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
+    let ports = event::Ports::new(event::Limits {
+        max_port: spec.max_port,
+        vcpus: spec.max_vcpus,
+        pirqs: if spec.control { crate::irq::pirq::CONTROL_PIRQS } else { 32 },
+    })?;
+    let block = frames().alloc(0, Limit::Any).ok_or(Errno::ENOMEM)?;
+    let shared = Arc::new(frames().share(block, spec.id, Type::Writable));
+    // All vcpus begin with events masked, as Xen sets them up.
+    for v in 0..XEN_LEGACY_MAX_VCPUS {
+        shared.page().store_u8(v * size_of::<shared_abi::xen::VcpuInfo>() + 1, 1);
+    }
+    crate::time_of_day::publish(&shared.page(), 0);
+    let dom = Arc::new(Domain {
+        id: spec.id,
+        handle: Mutex::new(rank::DOMAIN, spec.handle),
+        control: spec.control,
+        shared,
+        ports,
+        event_lock: Mutex::new(rank::EVENT, event::Control::new()),
+        vcpus: Once::new(),
+        memory: Account::new(0),
+        policy: Mutex::new(rank::DOMAIN, Arc::new(spec.policy)),
+        rights: Mutex::new(rank::MEMORY, crate::irq::rights::Rights::new(spec.control)),
+        pirqs: crate::irq::pirq::Pirqs::new(),
+        pauses: AtomicU32::new(1),
+        shutdown: AtomicI64::new(-1),
+        shutdown_code: AtomicI64::new(-1),
+        dying: AtomicBool::new(false),
+        assists: AtomicU64::new(0),
+        time_offset: AtomicI64::new(0),
+        e820: Mutex::new(rank::DOMAIN, Vec::new()),
+        pci_latch: AtomicU32::new(0),
+        cmos_index: AtomicU8::new(0),
+        max_vcpus: spec.max_vcpus,
+    });
+    if insert(dom.clone()) { Ok(dom) } else { Err(Errno::EEXIST) }
+}
+
+/// Makes the vcpus, all down (`XEN_DOMCTL_max_vcpus`).
+pub fn make_vcpus(dom: &Arc<Domain>) -> Result<(), Errno> {
+    if !dom.vcpus().is_empty() {
+        return Ok(());
+    }
+    let mut all = Vec::new();
+    for id in 0..dom.max_vcpus {
+        let handle = run::scheduler().insert(Params::default())?;
+        let v = Arc::new(Vcpu::new(dom, id, handle));
+        if dom.pauses.load(SeqCst) != 0 {
+            v.block(pause::DOMAIN);
+        }
+        run::adopt(v.clone());
+        all.push(v);
+    }
+    dom.vcpus.call_once(|| all);
+    Ok(())
+}
+
+fn block_all(dom: &Domain) {
+    dom.vcpus().iter().for_each(|v| v.block(pause::DOMAIN));
+}
+
+/// Pauses a domain once more, and waits until no CPU runs it.
+pub fn pause_domain(dom: &Domain) {
+    if dom.pauses.fetch_add(1, SeqCst) == 0 {
+        block_all(dom);
+    }
+    dom.vcpus().iter().for_each(|v| v.wait_stopped());
+}
+
+/// Takes one pause back. `EINVAL` when there is none.
+pub fn unpause_domain(dom: &Domain) -> Result<(), Errno> {
+    dom.pauses.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).map_err(|_| Errno::EINVAL)?;
+    resume(dom);
+    Ok(())
+}
+
+/// Lets the vcpus run when nothing holds the domain any more.
+fn resume(dom: &Domain) {
+    if dom.pauses.load(SeqCst) == 0 && dom.shutdown.load(SeqCst) < 0 && !dom.dying.load(SeqCst) {
+        dom.vcpus().iter().for_each(|v| v.unblock(pause::DOMAIN));
+    }
+}
+
+/// The domain shuts down: its vcpus stop, and the control domain is told. Of the control domain itself it
+/// is the machine's end.
+pub fn shut_down(dom: &Domain, reason: u32) {
+    let reason = match dom.shutdown_code.load(SeqCst) {
+        code if code < 0 => reason,
+        code => code as u32,
+    };
+    let first = dom.shutdown.compare_exchange(-1, reason.into(), SeqCst, SeqCst).is_ok();
+    if dom.control {
+        crate::power::control_domain_ended(reason);
+    }
+    block_all(dom);
+    if first {
+        raise_global_virq(VIRQ_DOM_EXC);
+    }
+}
+
+/// Says the reason that the next shutdown will have (`SCHEDOP_shutdown_code`).
+pub fn set_shutdown_code(dom: &Domain, reason: u32) {
+    dom.shutdown_code.store(reason.into(), SeqCst);
+}
+
+/// `XEN_DOMCTL_resumedomain`: as if it had not shut down.
+pub fn resume_domain(dom: &Domain) {
+    dom.shutdown.store(-1, SeqCst);
+    resume(dom);
+}
+
+/// A step of a domain's destruction (`XEN_DOMCTL_destroydomain`): `Stop::Retry` until all is done.
+pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> {
+    if dom.control {
+        return Err(Errno::EINVAL.into());
+    }
+    if !dom.dying.swap(true, SeqCst) {
+        dom.event_lock.lock().set_dying();
+    }
+    block_all(dom);
+    if dom.vcpus().iter().any(|v| v.running_on.load(SeqCst) != u32::MAX) {
+        dom.vcpus().iter().for_each(|v| v.wait_stopped());
+    }
+    work.refill(Work::BUDGET);
+    if !crate::hypercall::event_channel_op::close_some(dom, 256) {
+        return Err(Stop::Retry);
+    }
+    crate::irq::pirq::unbind_all(dom);
+    for v in dom.vcpus() {
+        let mut cx = v.context.lock();
+        let cx = &mut *cx;
+        for root in [cx.kernel_root.take(), cx.user_root.take()].into_iter().flatten() {
+            root.release(work);
+        }
+        cx.gdt.clear();
+        cx.ldt.clear();
+        run::unqueue_timer(v);
+    }
+    frames().settle(work)?;
+    frames().relinquish(dom.id, work)?;
+    for v in dom.vcpus() {
+        if !run::forget(v) {
+            return Err(Stop::Retry);
+        }
+    }
+    run::VIRQ_HANDLERS.forget(dom.id);
+    remove(dom.id);
+    raise_global_virq(VIRQ_DOM_EXC);
+    Ok(())
+}
+
+/// Work that is left of domains already gone, for idle CPUs; whether there was any.
+pub fn reap() -> bool {
+    let mut work = mm::work();
+    frames().settle(&mut work).is_err()
+}
+
+/// Sets a vcpu's registers and tables (`VCPUOP_initialise`, `XEN_DOMCTL_setvcpucontext`). The vcpu must not run.
+pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuGuestContext) -> Result<(), Stop> {
+    let addresses = [
+        c.event_callback_eip, c.failsafe_callback_eip, c.syscall_callback_eip,
+        c.fs_base, c.gs_base_kernel, c.gs_base_user,
+    ];
+    if !addresses.iter().all(|a| is_canonical(*a)) || c.gdt_ents as usize > FIRST_RESERVED_GDT_ENTRY || c.ldt_ents > 8192 {
+        return Err(Errno::EINVAL.into());
+    }
+    for t in &c.trap_ctxt {
+        if !is_canonical(t.address) {
+            return Err(Errno::EINVAL.into());
+        }
+    }
+    cx.work.refill(Work::BUDGET);
+    let root = |maddr: u64, work: &mut Work<'static>| with_rights(dom, dom.id, |r| frames().get_root(Mfn(maddr >> 12), r, work));
+    let kernel = root(c.ctrlreg[3], &mut cx.work)?;
+    let user = match c.ctrlreg[1] {
+        0 => None,
+        m => Some(root(m, &mut cx.work)?),
+    };
+    let n = (c.gdt_ents as usize).div_ceil(512);
+    mm::set_gdt(dom, cx, &c.gdt_frames[..n], c.gdt_ents as u32)?;
+    cx.kernel_root = Some(kernel);
+    cx.user_root = user;
+    if c.ldt_ents > 0 {
+        mm::set_ldt(dom, cx, c.ldt_base, c.ldt_ents as u32)?;
+    }
+    for (i, t) in c.trap_ctxt.iter().enumerate() {
+        cx.traps[i] = TrapInfo { cs: t.cs | 3, ..*t };
+    }
+    let u = &c.user_regs;
+    let r = cx.cpu.regs_mut();
+    (r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx) = (u.r15, u.r14, u.r13, u.r12, u.rbp, u.rbx);
+    (r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx) = (u.r11, u.r10, u.r9, u.r8, u.rax, u.rcx);
+    (r.rdx, r.rsi, r.rdi) = (u.rdx, u.rsi, u.rdi);
+    (r.rip, r.rflags, r.rsp) = (u.rip, u.rflags, u.rsp);
+    (r.cs, r.ss) = (u64::from(u.cs) | 3, u64::from(u.ss) | 3);
+    r.changed();
+    cx.cpu.selectors = Selectors { ds: u.ds, es: u.es, fs: u.fs, gs: u.gs };
+    cx.kernel_mode = c.flags & VGCF_IN_KERNEL != 0;
+    cx.cpu.fs_base = c.fs_base;
+    (cx.cpu.gs_base, cx.cpu.gs_base_other) =
+        if cx.kernel_mode { (c.gs_base_kernel, c.gs_base_user) } else { (c.gs_base_user, c.gs_base_kernel) };
+    if c.flags & VGCF_I387_VALID != 0 {
+        cx.cpu.fpu.bytes_mut()[..512].copy_from_slice(&c.fpu_ctxt);
+        cx.cpu.fpu.mark_legacy();
+    }
+    cx.event = c.event_callback_eip;
+    cx.failsafe =
+        Callback { address: c.failsafe_callback_eip, mask_events: c.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0 };
+    cx.syscall =
+        Callback { address: c.syscall_callback_eip, mask_events: c.flags & VGCF_SYSCALL_DISABLES_EVENTS != 0 };
+    cx.kernel_ss = c.kernel_ss | 3;
+    cx.kernel_sp = c.kernel_sp;
+    for n in 0..4 {
+        cx.cpu.dr[n] = if access_ok(GuestAddr(c.debugreg[n]), 8) { c.debugreg[n] } else { 0 };
+    }
+    cx.initialised = true;
+    if c.flags & VGCF_ONLINE != 0 {
+        v.unblock(pause::DOWN);
+    }
+    Ok(())
+}
+
+/// The domain crashed by the hypervisor's judgement.
+pub fn crash(dom: &Domain, why: &str) {
+    log::error!("d{} crashed: {why}", dom.id);
+    shut_down(dom, SHUTDOWN_CRASH);
+}

@@ -1,0 +1,246 @@
+//! A virtual CPU: what everybody may look at ([`Vcpu`]), and what only the CPU that runs it touches
+//! ([`Context`], locked for as long as it runs).
+
+use super::Domain;
+use crate::mm::Root;
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use arrayvec::ArrayVec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use hv_machine::lock::{Mutex, rank};
+use hv_machine::vcpu::VcpuState;
+use hv_machine::frame::Work;
+use hv_machine::x86_64::{apic, clock, percpu};
+use shared_abi::Mfn;
+use shared_abi::arch_x86::TrapInfo;
+use shared_abi::vcpu::{RUNSTATE_OFFLINE, VcpuRunstateInfo};
+
+/// Why a vcpu may not run, as bits of [`Vcpu::blocked`]. It runs when none is set.
+pub mod pause {
+    /// It was never brought up, or went down (`VCPUOP_down`).
+    pub const DOWN: u32 = 1 << 0;
+    /// It waits for an event (`SCHEDOP_block`, `SCHEDOP_poll`).
+    pub const BLOCKED: u32 = 1 << 1;
+    /// Its domain is paused, shut down or dying.
+    pub const DOMAIN: u32 = 1 << 2;
+}
+
+/// An entry point of the guest's kernel with its flag.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Callback {
+    /// Address; zero: not set.
+    pub address: u64,
+    /// Events are masked when it is entered.
+    pub mask_events: bool,
+}
+
+/// A vcpu.
+pub struct Vcpu {
+    /// Number within its domain.
+    pub id: u32,
+    /// Name for the scheduler: unique while it lives.
+    pub handle: u32,
+    /// Its domain (weak: the domain owns its vcpus).
+    pub domain: Weak<Domain>,
+    /// Locked by the CPU that runs it, for as long as it does.
+    pub context: Mutex<Context>,
+    /// The CPU that runs it now, or `u32::MAX`.
+    pub running_on: AtomicU32,
+    /// The CPU that it last ran on.
+    pub last_cpu: AtomicU32,
+    /// Reasons of [`pause`].
+    pub blocked: AtomicU32,
+    /// Where its vcpu_info lies: mfn and byte offset in the frame.
+    pub info: super::info::InfoSlot,
+    /// Runstate times.
+    pub runstate: Mutex<VcpuRunstateInfo>,
+    /// Guest address of the registered runstate area, or 0.
+    pub runstate_area: AtomicU64,
+    /// Guest address of the registered time area, or 0.
+    pub time_area: AtomicU64,
+    /// CPU whose timer queue holds its deadline, plus one; and that deadline.
+    pub queued: AtomicU64,
+    /// As above.
+    pub queued_at: AtomicU64,
+    /// Set while an exit to the run loop is wanted before the guest is entered again.
+    pub attention: AtomicBool,
+    /// Deadline of the single-shot timer in system time, or `u64::MAX`.
+    pub timer: AtomicU64,
+    /// Deadline of the timeout of `SCHEDOP_poll`, or `u64::MAX`.
+    pub poll_timeout: AtomicU64,
+    /// Period of the periodic timer in ns, 0 for none; its next deadline.
+    pub periodic: [AtomicU64; 2],
+    /// An NMI waits to be delivered.
+    pub nmi: AtomicBool,
+    /// Nanoseconds it has run.
+    pub ran_ns: AtomicU64,
+}
+
+/// What the CPU that runs a vcpu owns.
+pub struct Context {
+    /// Registers and vector state.
+    pub cpu: VcpuState,
+    /// Whether the guest's registers were set (`VCPUOP_initialise`, `setvcpucontext`).
+    pub initialised: bool,
+    /// Guest kernel mode (else guest user mode).
+    pub kernel_mode: bool,
+    /// The guest's trap table.
+    pub traps: Box<[TrapInfo; 256]>,
+    /// `CALLBACKTYPE_event`.
+    pub event: u64,
+    /// `CALLBACKTYPE_failsafe`.
+    pub failsafe: Callback,
+    /// `CALLBACKTYPE_syscall`.
+    pub syscall: Callback,
+    /// `CALLBACKTYPE_syscall32`.
+    pub syscall32: Callback,
+    /// `CALLBACKTYPE_sysenter`.
+    pub sysenter: Callback,
+    /// `CALLBACKTYPE_nmi`.
+    pub nmi: u64,
+    /// Stack of the kernel when it is entered from user mode (`stack_switch`).
+    pub kernel_ss: u64,
+    /// As above.
+    pub kernel_sp: u64,
+    /// Root table of kernel mode.
+    pub kernel_root: Option<Root>,
+    /// Root table of user mode.
+    pub user_root: Option<Root>,
+    /// Descriptor frames, held as such.
+    pub gdt: ArrayVec<crate::mm::DescFrame, 14>,
+    /// Entries of the descriptor table.
+    pub gdt_entries: u32,
+    /// Frames of the LDT, held as descriptor frames.
+    pub ldt: ArrayVec<crate::mm::DescFrame, 16>,
+    /// Its address, for `getvcpucontext`.
+    pub ldt_base: u64,
+    /// Entries of the LDT.
+    pub ldt_entries: u32,
+    /// CR0.TS as the guest sees it.
+    pub task_switched: bool,
+    /// CR4 as the guest sees it.
+    pub cr4: u64,
+    /// Virtual I/O privilege level.
+    pub iopl: u8,
+    /// Address and number of ports of the I/O bitmap.
+    pub io_bitmap: Option<(u64, u32)>,
+    /// `MSR_TSC_AUX`.
+    pub tsc_aux: u32,
+    /// NMIs are masked until the next iret.
+    pub nmi_masked: bool,
+    /// Budget and left-over work of page-table operations.
+    pub work: Work<'static>,
+}
+
+impl Context {
+    /// As at creation: nothing set, kernel mode.
+    pub fn new() -> Context {
+        Context {
+            cpu: VcpuState::new(),
+            initialised: false,
+            kernel_mode: true,
+            traps: <[TrapInfo; 256] as zerocopy::FromZeros>::new_box_zeroed().expect("memory for a vcpu's trap table"),
+            event: 0,
+            failsafe: Callback::default(),
+            syscall: Callback::default(),
+            syscall32: Callback::default(),
+            sysenter: Callback::default(),
+            nmi: 0,
+            kernel_ss: 0,
+            kernel_sp: 0,
+            kernel_root: None,
+            user_root: None,
+            gdt: ArrayVec::new(),
+            gdt_entries: 0,
+            ldt: ArrayVec::new(),
+            ldt_base: 0,
+            ldt_entries: 0,
+            task_switched: false,
+            cr4: 0,
+            iopl: 0,
+            io_bitmap: None,
+            tsc_aux: 0,
+            nmi_masked: false,
+            work: Work::new(crate::mm::frames(), Work::BUDGET),
+        }
+    }
+
+    /// The root table of the mode the vcpu is in.
+    pub fn root(&self) -> Option<Mfn> {
+        if self.kernel_mode { self.kernel_root.as_ref() } else { self.user_root.as_ref() }.map(Root::mfn)
+    }
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Vcpu {
+    /// Whether it may run.
+    pub fn runnable(&self) -> bool {
+        self.blocked.load(SeqCst) == 0
+    }
+
+    /// Makes the CPU that runs it, if one does, come to the hypervisor and look at `attention`, events and
+    /// pauses before it goes on.
+    pub fn kick(&self) {
+        self.attention.store(true, SeqCst);
+        let cpu = self.running_on.load(SeqCst);
+        if cpu != u32::MAX && cpu as usize != percpu::cpu_id() {
+            apic::send(cpu as usize, apic::vector::KICK);
+        }
+    }
+
+    /// Adds a reason not to run. The CPU that runs it is told; see [`Vcpu::wait_stopped`].
+    pub fn block(&self, why: u32) {
+        if self.blocked.fetch_or(why, SeqCst) == 0 {
+            self.kick();
+        }
+    }
+
+    /// Takes a reason away; the scheduler hears of it when it was the last.
+    pub fn unblock(self: &Arc<Self>, why: u32) {
+        let before = self.blocked.fetch_and(!why, SeqCst);
+        if before != 0 && before & !why == 0 {
+            crate::run::wake(self);
+        }
+    }
+
+    /// Waits until no CPU runs it. The caller has blocked it and is not running it.
+    pub fn wait_stopped(&self) {
+        while self.running_on.load(SeqCst) != u32::MAX {
+            hv_machine::x86_64::tlb::poll();
+            core::hint::spin_loop();
+        }
+    }
+
+    /// A fresh vcpu of `domain`, down.
+    pub fn new(domain: &Arc<Domain>, id: u32, handle: u32) -> Vcpu {
+        Vcpu {
+            id,
+            handle,
+            domain: Arc::downgrade(domain),
+            context: Mutex::new(rank::VCPU, Context::new()),
+            running_on: AtomicU32::new(u32::MAX),
+            last_cpu: AtomicU32::new(0),
+            blocked: AtomicU32::new(pause::DOWN),
+            info: super::info::InfoSlot::in_shared_info(domain, id),
+            runstate: Mutex::new(
+                rank::TIMER,
+                VcpuRunstateInfo { state: RUNSTATE_OFFLINE, state_entry_time: clock::now(), ..Default::default() },
+            ),
+            runstate_area: AtomicU64::new(0),
+            time_area: AtomicU64::new(0),
+            queued: AtomicU64::new(0),
+            queued_at: AtomicU64::new(0),
+            attention: AtomicBool::new(false),
+            timer: AtomicU64::new(u64::MAX),
+            poll_timeout: AtomicU64::new(u64::MAX),
+            periodic: [const { AtomicU64::new(0) }; 2],
+            nmi: AtomicBool::new(false),
+            ran_ns: AtomicU64::new(0),
+        }
+    }
+}

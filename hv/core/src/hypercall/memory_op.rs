@@ -1,0 +1,295 @@
+//! `memory_op`: giving frames to domains and taking them back, and what the machine's memory looks like.
+//!
+//! Extents are done one by one; a continuation's progress is in the command's upper bits
+//! (memory.h `MEMOP_EXTENT_SHIFT`), and what is returned is how many extents were done in all.
+
+use super::should_yield;
+use crate::access;
+use crate::domain::{Current, Domain};
+use crate::error::{HcResult, Stop};
+use crate::mm::frames;
+use alloc::sync::Arc;
+use hv_machine::frame::{INVALID_M2P_ENTRY, Limit, Work};
+use hv_machine::guest_mem;
+use shared_abi::arch_x86::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
+use shared_abi::errno::Errno;
+use shared_abi::memory::*;
+use shared_abi::{DomId, GuestAddr, Mfn};
+
+/// Largest extent that a domain may ask for: 2 MiB, or 1 GiB for the control domain, as Xen's defaults.
+fn max_order(dom: &Domain) -> u32 {
+    if dom.control { 18 } else { 9 }
+}
+
+/// `memory_op(cmd, arg)`.
+pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
+    let (cmd, start) = (a[0] as u32 & 63, a[0] >> MEMOP_EXTENT_SHIFT);
+    let arg = GuestAddr(a[1]);
+    let r = match cmd {
+        XENMEM_INCREASE_RESERVATION | XENMEM_DECREASE_RESERVATION | XENMEM_POPULATE_PHYSMAP => {
+            reservation(cur, cmd, start, arg)
+        }
+        XENMEM_EXCHANGE => return exchange(cur, arg),
+        XENMEM_MAXIMUM_RAM_PAGE => return Ok(frames().frames() - 1),
+        XENMEM_CURRENT_RESERVATION | XENMEM_MAXIMUM_RESERVATION | XENMEM_MAXIMUM_GPFN => {
+            let d: MemoryDomain = guest_mem::read(arg)?;
+            let d = access::target(cur.dom, d.domid)?;
+            return Ok(match cmd {
+                XENMEM_CURRENT_RESERVATION => d.memory.total(),
+                XENMEM_MAXIMUM_RESERVATION => d.memory.max(),
+                _ => d.shared.page().load_u64(core::mem::offset_of!(shared_abi::xen::SharedInfo, arch)).saturating_sub(1),
+            });
+        }
+        XENMEM_MACHPHYS_MAPPING => {
+            let m = MachphysMapping {
+                v_start: MACH2PHYS_VIRT_START,
+                v_end: MACH2PHYS_VIRT_END,
+                max_mfn: frames().frames() - 1,
+            };
+            guest_mem::write(arg, &m)?;
+            return Ok(0);
+        }
+        XENMEM_MACHPHYS_MFN_LIST | XENMEM_MACHPHYS_COMPAT_MFN_LIST => return machphys_list(cur, cmd, arg),
+        XENMEM_MEMORY_MAP => return memory_map(cur, arg),
+        XENMEM_MACHINE_MEMORY_MAP => return machine_memory_map(cur, arg),
+        XENMEM_SET_MEMORY_MAP => return set_memory_map(cur, arg),
+        XENMEM_ADD_TO_PHYSMAP | XENMEM_ADD_TO_PHYSMAP_BATCH | XENMEM_REMOVE_FROM_PHYSMAP => {
+            // For translated guests; a PV guest's physmap is its own.
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        XENMEM_CLAIM_PAGES => {
+            // A claim promises memory to a domain in advance. None is kept back here, so only giving a claim
+            // up, or one that needs nothing, succeeds.
+            let r: MemoryReservation = guest_mem::read(arg)?;
+            let d = access::control(cur.dom, r.domid)?;
+            return if r.nr_extents <= d.memory.total() { Ok(0) } else { Err(Errno::ENOMEM.into()) };
+        }
+        _ => Err(Errno::ENOSYS.into()),
+    };
+    match r {
+        Ok((done, true)) => Ok(done),
+        Ok((done, false)) => {
+            a[0] = u64::from(cmd) | done << MEMOP_EXTENT_SHIFT;
+            Err(Stop::Retry)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The outcome of a list of extents: how many are done, and whether that is all there will be.
+type Extents = Result<(u64, bool), Stop>;
+
+fn reservation(cur: &mut Current<'_>, cmd: u32, start: u64, arg: GuestAddr) -> Extents {
+    let r: MemoryReservation = guest_mem::read(arg)?;
+    let count = r.nr_extents;
+    if count > u64::MAX >> MEMOP_EXTENT_SHIFT || start >= count {
+        return Ok((start, true));
+    }
+    let dom = access::target(cur.dom, r.domid)?;
+    if r.extent_order > max_order(cur.dom) {
+        return Ok((start, true));
+    }
+    for i in start..count {
+        if i > start && (i - start) % 8 == 0 && (i - start >= 256 || should_yield(cur)) {
+            return Ok((i, false));
+        }
+        cur.cx.work.refill(Work::BUDGET);
+        let step = match cmd {
+            XENMEM_DECREASE_RESERVATION => decrease(cur, &dom, &r, i),
+            _ => increase(&dom, &r, i, cmd == XENMEM_POPULATE_PHYSMAP),
+        };
+        match step {
+            Ok(()) => {}
+            Err(Stop::Retry) => return Ok((i, false)),
+            // What was done is done: the caller learns how far it came.
+            Err(_) => return Ok((i, true)),
+        }
+    }
+    Ok((count, true))
+}
+
+fn limit(mem_flags: u32) -> Limit {
+    match address_bits(mem_flags) {
+        0 => Limit::Any,
+        bits => Limit::AddressBits(bits),
+    }
+}
+
+fn increase(dom: &Arc<Domain>, r: &MemoryReservation, i: u64, populate: bool) -> Result<(), Stop> {
+    let list = r.extent_start;
+    let n = 1u64 << r.extent_order;
+    let gpfn: u64 = if populate { guest_mem::read_at(list, i)? } else { INVALID_M2P_ENTRY };
+    if dom.dying.load(core::sync::atomic::Ordering::SeqCst) {
+        return Err(Errno::EINVAL.into());
+    }
+    if !dom.memory.charge(n) {
+        return Err(Errno::ENOMEM.into());
+    }
+    let mfn = frames().populate(dom.id, r.extent_order, limit(r.mem_flags)).inspect_err(|_| dom.memory.credit(n))?;
+    if populate {
+        for k in 0..n {
+            frames().m2p_set(Mfn(mfn.0 + k), gpfn.wrapping_add(k));
+        }
+    }
+    // The caller may have asked not to be told (`increase` with no list).
+    if list.0 != 0 || populate {
+        guest_mem::write_at(list, i, &mfn.0)?;
+    }
+    Ok(())
+}
+
+fn decrease(cur: &mut Current<'_>, dom: &Arc<Domain>, r: &MemoryReservation, i: u64) -> Result<(), Stop> {
+    let first: u64 = guest_mem::read_at(r.extent_start, i)?;
+    for k in 0..1u64 << r.extent_order {
+        let mfn = Mfn(first.checked_add(k).ok_or(Errno::EINVAL)?);
+        loop {
+            frames().settle(&mut cur.cx.work)?;
+            match frames().disown(mfn, dom.id, &mut cur.cx.work) {
+                Ok(()) => break,
+                // Half an extent can't be reported: go on until it is whole.
+                Err(hv_machine::frame::Stop::Again) => cur.cx.work.refill(Work::BUDGET),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        dom.memory.credit(1);
+    }
+    Ok(())
+}
+
+/// `XENMEM_exchange`: frames of one size for frames of another, for instance single ones for a contiguous
+/// run below 4 GiB. Each chunk is the larger of the two sizes.
+fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
+    let mut x: MemoryExchange = guest_mem::read(arg)?;
+    let (in_order, out_order) = (x.r#in.extent_order, x.out.extent_order);
+    if in_order > max_order(cur.dom) || out_order > max_order(cur.dom) || x.r#in.domid != x.out.domid {
+        return Err(Errno::EPERM.into());
+    }
+    let frames_in = x.r#in.nr_extents.checked_shl(in_order).filter(|n| n >> in_order == x.r#in.nr_extents);
+    let frames_out = x.out.nr_extents.checked_shl(out_order).filter(|n| n >> out_order == x.out.nr_extents);
+    if frames_in.is_none() || frames_in != frames_out || x.nr_exchanged > x.r#in.nr_extents {
+        return Err(Errno::EINVAL.into());
+    }
+    let dom = access::target(cur.dom, x.r#in.domid)?;
+    let order = in_order.max(out_order);
+    let in_per = 1u64 << (order - in_order);
+    let out_per = 1u64 << (order - out_order);
+    if x.r#in.nr_extents % in_per != 0 || x.nr_exchanged % in_per != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    while x.nr_exchanged < x.r#in.nr_extents {
+        let chunk = x.nr_exchanged / in_per;
+        cur.cx.work.refill(Work::BUDGET);
+        // Take the old frames, which nothing may refer to any more.
+        let mut stolen = alloc::vec::Vec::new();
+        let taken = (|| -> Result<(), Stop> {
+            for e in 0..in_per {
+                let first: u64 = guest_mem::read_at(x.r#in.extent_start, x.nr_exchanged + e)?;
+                for k in 0..1u64 << in_order {
+                    stolen.push(frames().steal(Mfn(first.checked_add(k).ok_or(Errno::EINVAL)?), dom.id)?);
+                }
+            }
+            Ok(())
+        })();
+        // Allocate the new ones before the old ones are gone, so that an error leaves all as it was.
+        let new = taken.and_then(|()| {
+            let mut blocks = alloc::vec::Vec::new();
+            for _ in 0..out_per {
+                blocks.push(frames().alloc(out_order, limit(x.out.mem_flags)).ok_or(Errno::ENOMEM)?);
+            }
+            Ok(blocks)
+        });
+        let blocks = match new {
+            Ok(b) => b,
+            Err(e) => {
+                stolen.into_iter().for_each(|s| s.restore());
+                guest_mem::write(arg, &x)?;
+                return Err(e);
+            }
+        };
+        drop(stolen);
+        for (e, block) in blocks.into_iter().enumerate() {
+            let slot = chunk * out_per + e as u64;
+            let gpfn: u64 = guest_mem::read_at(x.out.extent_start, slot).unwrap_or(INVALID_M2P_ENTRY);
+            let Ok(mfn) = frames().assign(block, dom.id) else {
+                dom.memory.credit(1 << out_order);
+                continue;
+            };
+            for k in 0..1u64 << out_order {
+                frames().m2p_set(Mfn(mfn.0 + k), gpfn.wrapping_add(k));
+            }
+            guest_mem::write_at(x.out.extent_start, slot, &mfn.0)?;
+        }
+        x.nr_exchanged += in_per;
+        guest_mem::write(arg, &x)?;
+        if x.nr_exchanged < x.r#in.nr_extents && should_yield(cur) {
+            return Err(Stop::Retry);
+        }
+    }
+    Ok(0)
+}
+
+/// The frames of the M2P itself, one per 2 MiB: for tools that map it.
+fn machphys_list(cur: &Current<'_>, cmd: u32, arg: GuestAddr) -> HcResult {
+    access::control_only(cur.dom)?;
+    if cmd == XENMEM_MACHPHYS_COMPAT_MFN_LIST {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut l: MachphysMfnList = guest_mem::read(arg)?;
+    let m2p = crate::run::m2p_frames();
+    let n = (m2p.end - m2p.start).div_ceil(512).min(l.max_extents.into());
+    for i in 0..n {
+        guest_mem::write_at(l.extent_start, i, &(m2p.start + i * 512))?;
+    }
+    l.nr_extents = n as u32;
+    guest_mem::write(arg, &l)?;
+    Ok(0)
+}
+
+fn write_map(arg: GuestAddr, entries: impl Iterator<Item = E820Entry> + Clone) -> HcResult {
+    let mut m: MemoryMap = guest_mem::read(arg)?;
+    let n = entries.clone().count();
+    if (m.nr_entries as usize) < n && m.buffer.0 != 0 {
+        return Err(Errno::ENOBUFS.into());
+    }
+    if m.buffer.0 != 0 {
+        for (i, e) in entries.enumerate() {
+            guest_mem::write_at(m.buffer, i as u64, &e)?;
+        }
+    }
+    m.nr_entries = n as u32;
+    guest_mem::write(arg, &m)?;
+    Ok(0)
+}
+
+/// The domain's own map, if its builder set one.
+fn memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
+    let map = cur.dom.e820.lock().clone();
+    if map.is_empty() {
+        return Err(Errno::ENOSYS.into());
+    }
+    write_map(arg, map.into_iter())
+}
+
+/// The machine's map, as the loader gave it, for the control domain.
+fn machine_memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
+    access::control_only(cur.dom)?;
+    let boot = crate::run::BOOT.get().ok_or(Errno::ENOSYS)?;
+    write_map(
+        arg,
+        boot.memory.iter().map(|(r, k)| E820Entry { addr: r.start, size: r.end - r.start, r#type: k.e820() }),
+    )
+}
+
+fn set_memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
+    let f: ForeignMemoryMap = guest_mem::read(arg)?;
+    let d = access::control(cur.dom, DomId(f.domid.0))?;
+    if f.map.nr_entries > 32 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut entries = alloc::vec::Vec::new();
+    for i in 0..f.map.nr_entries {
+        entries.push(guest_mem::read_at::<E820Entry>(f.map.buffer, i.into())?);
+    }
+    *d.e820.lock() = entries;
+    Ok(0)
+}

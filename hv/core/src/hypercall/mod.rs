@@ -1,0 +1,92 @@
+//! Hypercalls: from the guest's registers to a handler and back.
+//!
+//! A handler gets the running vcpu and its six arguments, and returns the value for rax, an error, or
+//! that the call is to be issued again with the arguments as they now stand ([`Stop::Retry`]): the guest's
+//! rip goes back to the instruction, so interrupts, events and other vcpus have their turn in between.
+
+mod callback_op;
+mod console_io;
+pub mod cpu_state;
+pub mod event_channel_op;
+mod iret;
+pub mod memory_op;
+pub mod mmu_update;
+pub mod mmuext_op;
+mod multicall;
+mod sched_op;
+mod set_timer_op;
+mod update_va_mapping;
+mod vcpu_op;
+mod vm_assist;
+mod xen_version;
+
+use crate::domain::Current;
+use crate::error::{HcResult, Stop};
+use shared_abi::errno::Errno;
+use shared_abi::xen::hypercall as nr;
+
+/// Bytes of the `syscall` instruction, taken back for a retry.
+const SYSCALL_LEN: u64 = 2;
+
+/// A hypercall from the guest's kernel: rax says which, the arguments are in rdi, rsi, rdx, r10, r8, r9.
+#[inline]
+pub fn dispatch(cur: &mut Current<'_>) {
+    let r = cur.cx.cpu.regs();
+    let n = r.rax;
+    let mut args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+    let result = call(cur, n, &mut args);
+    let r = cur.cx.cpu.regs_mut();
+    match result {
+        Ok(v) => r.rax = v,
+        Err(Stop::Error(e)) => r.rax = e.neg() as u64,
+        Err(Stop::Retry) => {
+            [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = args;
+            r.rip = r.rip.wrapping_sub(SYSCALL_LEN);
+            r.changed();
+            cur.attention();
+        }
+        Err(Stop::Crash(why)) => cur.crash(why),
+    }
+}
+
+/// Runs hypercall `n`.
+#[inline]
+fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
+    match n {
+        nr::MMU_UPDATE => mmu_update::mmu_update(cur, a),
+        nr::UPDATE_VA_MAPPING => update_va_mapping::update_va_mapping(cur, a),
+        nr::MULTICALL => multicall::multicall(cur, a),
+        nr::IRET => iret::iret(cur),
+        nr::EVENT_CHANNEL_OP => event_channel_op::event_channel_op(cur, a),
+        nr::XEN_VERSION => xen_version::xen_version(cur, a),
+        nr::SCHED_OP => sched_op::sched_op(cur, a),
+        nr::STACK_SWITCH => cpu_state::stack_switch(cur, a),
+        nr::FPU_TASKSWITCH => cpu_state::fpu_taskswitch(cur, a),
+        nr::MMUEXT_OP => mmuext_op::mmuext_op(cur, a),
+        nr::UPDATE_DESCRIPTOR => cpu_state::update_descriptor(cur, a),
+        nr::SET_SEGMENT_BASE => cpu_state::set_segment_base(cur, a),
+        nr::SET_TIMER_OP => set_timer_op::set_timer_op(cur, a),
+        nr::VCPU_OP => vcpu_op::vcpu_op(cur, a),
+        nr::MEMORY_OP => memory_op::memory_op(cur, a),
+        nr::SET_TRAP_TABLE => cpu_state::set_trap_table(cur, a),
+        nr::SET_GDT => cpu_state::set_gdt(cur, a),
+        nr::SET_CALLBACKS => callback_op::set_callbacks(cur, a),
+        nr::CALLBACK_OP => callback_op::callback_op(cur, a),
+        nr::SET_DEBUGREG => cpu_state::set_debugreg(cur, a),
+        nr::GET_DEBUGREG => cpu_state::get_debugreg(cur, a),
+        nr::UPDATE_VA_MAPPING_OTHERDOMAIN => update_va_mapping::other_domain(cur, a),
+        nr::CONSOLE_IO => console_io::console_io(cur, a),
+        nr::VM_ASSIST => vm_assist::vm_assist(cur, a),
+        nr::NMI_OP => callback_op::nmi_op(cur, a),
+        _ => {
+            guest_warn!("d{}v{}: unknown hypercall {n}", cur.dom.id, cur.vcpu.id);
+            Err(Errno::ENOSYS.into())
+        }
+    }
+}
+
+/// Whether something waits that a long operation should make room for.
+pub fn should_yield(cur: &Current<'_>) -> bool {
+    use core::sync::atomic::Ordering::Relaxed;
+    cur.vcpu.attention.load(Relaxed) || hv_machine::x86_64::apic::interrupt_waiting()
+}

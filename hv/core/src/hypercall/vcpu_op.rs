@@ -1,0 +1,122 @@
+//! `vcpu_op`: bringing vcpus of the caller's own domain up and down, their registered areas and timers.
+
+use crate::domain::vcpu::pause;
+use crate::domain::{Current, Vcpu, lifecycle};
+use crate::error::HcResult;
+use crate::{mm, run};
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+use hv_machine::guest_mem;
+use shared_abi::arch_x86::VcpuGuestContext;
+use shared_abi::errno::Errno;
+use shared_abi::vcpu::*;
+use shared_abi::{GuestAddr, Mfn};
+
+/// Least period of the periodic timer, as Xen's.
+const MIN_PERIOD: u64 = 1_000_000;
+
+/// `vcpu_op(cmd, vcpu, arg)`.
+pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
+    let (cmd, arg) = (a[0] as u32, GuestAddr(a[2]));
+    let id = u32::try_from(a[1]).map_err(|_| Errno::ENOENT)?;
+    let v: Arc<Vcpu> = cur.dom.vcpu(id).ok_or(Errno::ENOENT)?.clone();
+    let own = v.id == cur.vcpu.id;
+    match cmd {
+        VCPUOP_INITIALISE => {
+            if own {
+                return Err(Errno::EEXIST.into());
+            }
+            if !v.info.exists() {
+                return Err(Errno::EINVAL.into());
+            }
+            let mut c = alloc::boxed::Box::new(VcpuGuestContext::default());
+            guest_mem::copy_in(zerocopy::IntoBytes::as_mut_bytes(&mut *c), arg)?;
+            let mut cx = v.context.try_lock().ok_or(Errno::EBUSY)?;
+            if cx.initialised {
+                return Err(Errno::EEXIST.into());
+            }
+            lifecycle::set_context(cur.dom, &v, &mut cx, &c)?;
+        }
+        VCPUOP_UP => {
+            if !v.info.exists() {
+                return Err(Errno::EINVAL.into());
+            }
+            if !own && !v.context.try_lock().is_none_or(|c| c.initialised) {
+                return Err(Errno::EINVAL.into());
+            }
+            v.unblock(pause::DOWN);
+        }
+        VCPUOP_DOWN => {
+            // A domain whose every vcpu is down can only be brought back by its control domain: as Xen, a
+            // shutdown by power-off.
+            let others_down =
+                cur.dom.vcpus().iter().all(|o| o.id == v.id || o.blocked.load(SeqCst) & pause::DOWN != 0);
+            if others_down {
+                lifecycle::shut_down(cur.dom, shared_abi::sched::SHUTDOWN_POWEROFF);
+            } else {
+                v.block(pause::DOWN);
+            }
+            cur.attention();
+        }
+        VCPUOP_IS_UP => return Ok((v.blocked.load(SeqCst) & pause::DOWN == 0).into()),
+        VCPUOP_GET_RUNSTATE_INFO => guest_mem::write(arg, &run::runstate(&v))?,
+        VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA => {
+            let r: VcpuRegisterRunstateMemoryArea = guest_mem::read(arg)?;
+            if !guest_mem::access_ok(GuestAddr(r.addr), size_of::<VcpuRunstateInfo>()) {
+                return Err(Errno::EFAULT.into());
+            }
+            v.runstate_area.store(r.addr, SeqCst);
+            if own {
+                let info = run::runstate(&v);
+                guest_mem::write(GuestAddr(r.addr), &info)?;
+            }
+        }
+        VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
+            let r: VcpuRegisterTimeMemoryArea = guest_mem::read(arg)?;
+            v.time_area.store(r.addr, SeqCst);
+            v.attention.store(true, SeqCst);
+        }
+        VCPUOP_SET_PERIODIC_TIMER => {
+            let p: VcpuSetPeriodicTimer = guest_mem::read(arg)?;
+            if p.period_ns < MIN_PERIOD || p.period_ns > i64::MAX as u64 {
+                return Err(Errno::EINVAL.into());
+            }
+            run::set_periodic(&v, p.period_ns);
+        }
+        VCPUOP_STOP_PERIODIC_TIMER => run::set_periodic(&v, 0),
+        VCPUOP_SET_SINGLESHOT_TIMER => {
+            if !own {
+                return Err(Errno::EINVAL.into());
+            }
+            let s: VcpuSetSingleshotTimer = guest_mem::read(arg)?;
+            if s.flags & VCPU_SSHOTTMR_FUTURE != 0 && s.timeout_abs_ns < hv_machine::x86_64::clock::now() {
+                return Err(Errno::ETIME.into());
+            }
+            run::set_singleshot(&v, s.timeout_abs_ns);
+        }
+        VCPUOP_STOP_SINGLESHOT_TIMER => {
+            if !own {
+                return Err(Errno::EINVAL.into());
+            }
+            run::set_singleshot(&v, u64::MAX);
+        }
+        VCPUOP_REGISTER_VCPU_INFO => {
+            let r: VcpuRegisterVcpuInfo = guest_mem::read(arg)?;
+            let offset = r.offset as usize;
+            if offset > 4096 - size_of::<shared_abi::xen::VcpuInfo>() || offset % 8 != 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            let frame = mm::hold_writable(cur.dom, Mfn(r.mfn.0))?;
+            v.info.register(frame, offset)?;
+            v.notify();
+        }
+        VCPUOP_SEND_NMI => {
+            if !v.nmi.swap(true, SeqCst) {
+                v.notify();
+            }
+        }
+        VCPUOP_GET_PHYSID => return Err(Errno::EINVAL.into()),
+        _ => return Err(Errno::ENOSYS.into()),
+    }
+    Ok(0)
+}

@@ -1,0 +1,221 @@
+//! Physical interrupts as a domain names them.
+//!
+//! A pirq below the number of interrupt lines is the line (GSI) of that number; those above are handed out
+//! for message-signalled interrupts. A level-triggered line is masked when it fires and opened again when
+//! the domain says it has dealt with the device (`PHYSDEVOP_eoi`), so a device that a domain neglects can't
+//! hold a CPU.
+
+use super::msi::Msi;
+use super::{give_vector, take_vector};
+use crate::domain::Domain;
+use crate::domain::events::with_sides;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hv_machine::lock::{Mutex, rank};
+use hv_machine::x86_64::{apic, ioapic, ioapic::Trigger};
+use shared_abi::Port;
+use shared_abi::errno::Errno;
+
+/// Pirqs of the control domain.
+pub const CONTROL_PIRQS: u32 = 256;
+
+#[derive(Clone, Copy)]
+enum Source {
+    Line(Trigger),
+    Message(Msi),
+}
+
+struct Pirq {
+    number: u32,
+    source: Source,
+    vector: Option<u8>,
+    /// A level-triggered line that is masked until the domain's EOI.
+    waits_for_eoi: bool,
+}
+
+/// A domain's pirqs that are set up.
+pub struct Pirqs(Mutex<Vec<Pirq>>);
+
+impl Pirqs {
+    /// None.
+    pub fn new() -> Pirqs {
+        Pirqs(Mutex::new(rank::IRQ, Vec::new()))
+    }
+}
+
+impl Default for Pirqs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How ISA lines signal unless the firmware says otherwise; PCI lines are level, active low.
+fn usual(gsi: u32) -> Trigger {
+    if gsi < 16 { crate::acpi_setup::isa_trigger(gsi) } else { Trigger { level: true, low: true } }
+}
+
+/// Says how a line signals (`PHYSDEVOP_setup_gsi`).
+///
+/// # Errors
+/// `EINVAL` for a line that isn't there, `EBUSY` for the hypervisor's own.
+pub fn setup_line(dom: &Domain, gsi: u32, trigger: Option<Trigger>) -> Result<(), Errno> {
+    if gsi >= ioapic::gsi_end() {
+        return Err(Errno::EINVAL);
+    }
+    if super::serial_gsi() == Some(gsi) {
+        return Err(Errno::EBUSY);
+    }
+    let source = Source::Line(trigger.unwrap_or_else(|| usual(gsi)));
+    let mut all = dom.pirqs.0.lock();
+    match all.iter_mut().find(|p| p.number == gsi) {
+        Some(p) if p.vector.is_some() => Ok(()),
+        Some(p) => {
+            p.source = source;
+            Ok(())
+        }
+        None => {
+            all.push(Pirq { number: gsi, source, vector: None, waits_for_eoi: false });
+            Ok(())
+        }
+    }
+}
+
+/// A free pirq above the lines.
+pub fn free_number(dom: &Domain) -> Result<u32, Errno> {
+    let all = dom.pirqs.0.lock();
+    let first = ioapic::gsi_end().max(16);
+    (first..CONTROL_PIRQS).find(|n| all.iter().all(|p| p.number != *n)).ok_or(Errno::ENOSPC)
+}
+
+/// Sets a message-signalled interrupt up as pirq `number` (or a free one); the pirq.
+pub fn setup_message(dom: &Domain, number: Option<u32>, msi: Msi) -> Result<u32, Errno> {
+    let number = match number {
+        Some(n) if n >= CONTROL_PIRQS => return Err(Errno::EINVAL),
+        Some(n) => n,
+        None => free_number(dom)?,
+    };
+    let mut all = dom.pirqs.0.lock();
+    if let Some(p) = all.iter().find(|p| p.number == number) {
+        return match p.source {
+            Source::Message(m) if m == msi => Ok(number),
+            _ => Err(Errno::EEXIST),
+        };
+    }
+    let vector = take_vector(dom.id, number).ok_or(Errno::ENOSPC)?;
+    if let Err(e) = msi.enable(vector, apic::id()) {
+        give_vector(vector);
+        return Err(e);
+    }
+    all.push(Pirq { number, source: Source::Message(msi), vector: Some(vector), waits_for_eoi: false });
+    Ok(number)
+}
+
+/// Takes a pirq down (`PHYSDEVOP_unmap_pirq`).
+///
+/// # Errors
+/// `EINVAL` when it isn't set up, `EBUSY` while a port is bound to it.
+pub fn unmap(dom: &Domain, number: u32) -> Result<(), Errno> {
+    if dom.ports.pirq_port(number).is_some() {
+        return Err(Errno::EBUSY);
+    }
+    let mut all = dom.pirqs.0.lock();
+    let i = all.iter().position(|p| p.number == number).ok_or(Errno::EINVAL)?;
+    quiet(&all.swap_remove(i));
+    Ok(())
+}
+
+fn quiet(p: &Pirq) {
+    match p.source {
+        Source::Line(_) => {
+            ioapic::mask(p.number, true);
+        }
+        Source::Message(m) => m.disable(),
+    }
+    if let Some(v) = p.vector {
+        give_vector(v);
+    }
+}
+
+/// Whether a pirq needs the domain's EOI.
+pub fn needs_eoi(dom: &Domain, number: u32) -> bool {
+    dom.pirqs
+        .0
+        .lock()
+        .iter()
+        .any(|p| p.number == number && matches!(p.source, Source::Line(Trigger { level: true, .. })))
+}
+
+/// `EVTCHNOP_bind_pirq`: a port for a pirq; a line is routed to this CPU and opened.
+pub fn bind(dom: &Arc<Domain>, number: u32, _shareable: bool) -> Result<Port, Errno> {
+    if !dom.rights.lock().irqs.contains(number.into()..u64::from(number) + 1) {
+        return Err(Errno::EPERM);
+    }
+    if number < ioapic::gsi_end() {
+        setup_line(dom, number, None).or_else(|e| if e == Errno::EBUSY { Err(e) } else { Ok(()) })?;
+    }
+    with_sides(dom, None, |s, _| {
+        s.bind_pirq(number, true, || {
+            let mut all = dom.pirqs.0.lock();
+            let p = all.iter_mut().find(|p| p.number == number).ok_or(Errno::EINVAL)?;
+            if let (Source::Line(t), None) = (p.source, p.vector) {
+                let v = take_vector(dom.id, number).ok_or(Errno::ENOSPC)?;
+                if !ioapic::route(number, v, apic::id(), t) {
+                    give_vector(v);
+                    return Err(Errno::EINVAL);
+                }
+                p.vector = Some(v);
+                p.waits_for_eoi = false;
+                ioapic::mask(number, false);
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The port of a pirq was closed.
+pub fn unbind(dom: &Domain, number: u32) {
+    let mut all = dom.pirqs.0.lock();
+    if let Some(p) = all.iter_mut().find(|p| p.number == number) {
+        if let Source::Line(_) = p.source {
+            ioapic::mask(number, true);
+            if let Some(v) = p.vector.take() {
+                give_vector(v);
+            }
+        }
+    }
+}
+
+/// A dying domain's pirqs go.
+pub fn unbind_all(dom: &Domain) {
+    let all = core::mem::take(&mut *dom.pirqs.0.lock());
+    all.iter().for_each(quiet);
+}
+
+/// The port of a pirq notifies another vcpu now. The interrupt goes on arriving where it did: any CPU can
+/// deliver an event.
+pub fn follow(_dom: &Domain, _number: u32, _vcpu: u32) {}
+
+/// The domain has dealt with the device.
+pub fn eoi(dom: &Domain, number: u32) -> Result<(), Errno> {
+    let mut all = dom.pirqs.0.lock();
+    let p = all.iter_mut().find(|p| p.number == number).ok_or(Errno::EINVAL)?;
+    if core::mem::take(&mut p.waits_for_eoi) {
+        ioapic::mask(number, false);
+    }
+    Ok(())
+}
+
+/// The interrupt of a pirq came.
+pub(super) fn arrived(dom: &Domain, number: u32) {
+    {
+        let mut all = dom.pirqs.0.lock();
+        if let Some(p) = all.iter_mut().find(|p| p.number == number) {
+            if let Source::Line(Trigger { level: true, .. }) = p.source {
+                ioapic::mask(number, true);
+                p.waits_for_eoi = true;
+            }
+        }
+    }
+    apic::eoi();
+    dom.raise_pirq(number);
+}

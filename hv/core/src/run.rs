@@ -1,0 +1,419 @@
+//! The per-CPU loop: pick a vcpu, enter it, handle why it came back.
+//!
+//! One stack per CPU, interrupts off in the hypervisor; an interrupt is one more reason for a guest to come
+//! back, or ends the idle wait. A vcpu's registers stay loaded until another vcpu (or idling) takes the
+//! CPU, and its context is locked just as long.
+//!
+//! A vcpu that runs needs no timer queue: its CPU's timer is set for it. One that waits leaves its next
+//! deadline in the queue of the CPU that it waited on last.
+
+use crate::domain::vcpu::pause;
+use crate::domain::{Context, Current, Domain, Vcpu};
+use crate::event::virq::GlobalHandlers;
+use crate::sched::{CpuSet, Credit, Pick, Policy};
+use crate::{mm, trap};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use hv_machine::boot::BootInfo;
+use hv_machine::guest_mem;
+use hv_machine::lock::{Mutex, rank};
+use hv_machine::x86_64::{apic, clock, cpu, percpu, smp, tlb};
+use shared_abi::vcpu::*;
+use shared_abi::xen::{VIRQ_TIMER, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VcpuTimeInfo};
+use shared_abi::{DomId, GuestAddr};
+use spin::Once;
+
+/// What the loader said.
+pub static BOOT: Once<BootInfo> = Once::new();
+/// Which domain handles each global VIRQ.
+pub static VIRQ_HANDLERS: GlobalHandlers = GlobalHandlers::new(DomId(0));
+static SCHED: Once<Credit> = Once::new();
+static M2P: Once<core::ops::Range<u64>> = Once::new();
+
+/// Vcpus by scheduler handle.
+static VCPUS: Mutex<Vec<Option<Arc<Vcpu>>>> = Mutex::new(rank::SCHED, Vec::new());
+
+/// A CPU's own state.
+struct Cpu {
+    /// The loop is to pick anew before it enters a guest.
+    resched: AtomicBool,
+    /// When the scheduler wants to be asked again.
+    until: AtomicU64,
+    /// Deadlines of vcpus that wait, with the vcpu.
+    timers: Mutex<BTreeMap<(u64, u32), Arc<Vcpu>>>,
+    /// Nanoseconds spent idle.
+    idle_ns: AtomicU64,
+}
+static CPUS: [Cpu; percpu::MAX_CPUS] = [const {
+    Cpu {
+        resched: AtomicBool::new(false),
+        until: AtomicU64::new(u64::MAX),
+        timers: Mutex::new(rank::TIMER, BTreeMap::new()),
+        idle_ns: AtomicU64::new(0),
+    }
+}; percpu::MAX_CPUS];
+
+/// Sets the scheduler up for `cpus` CPUs; `m2p`: the frames of the machine-to-physical table.
+pub fn init(cpus: usize, m2p: core::ops::Range<u64>) {
+    SCHED.call_once(|| Credit::new(cpus as u32).expect("memory for the scheduler"));
+    M2P.call_once(|| m2p);
+}
+
+/// The scheduler.
+pub fn scheduler() -> &'static Credit {
+    SCHED.get().expect("the scheduler is set up at boot")
+}
+
+/// The frames of the machine-to-physical table.
+pub fn m2p_frames() -> core::ops::Range<u64> {
+    M2P.get().cloned().unwrap_or(0..0)
+}
+
+/// Nanoseconds that a CPU was idle.
+pub fn idle_ns(cpu: usize) -> u64 {
+    CPUS[cpu].idle_ns.load(Relaxed)
+}
+
+/// Makes a vcpu known to the scheduler.
+pub fn adopt(v: Arc<Vcpu>) {
+    let mut all = VCPUS.lock();
+    let i = v.handle as usize;
+    if all.len() <= i {
+        all.resize(i + 1, None);
+    }
+    all[i] = Some(v);
+}
+
+/// Forgets a vcpu that will not run again; true when the scheduler let it go.
+pub fn forget(v: &Vcpu) -> bool {
+    if scheduler().remove(v.handle).is_err() {
+        return false;
+    }
+    if let Some(slot) = VCPUS.lock().get_mut(v.handle as usize) {
+        *slot = None;
+    }
+    true
+}
+
+fn by_handle(h: u32) -> Option<Arc<Vcpu>> {
+    VCPUS.lock().get(h as usize).cloned().flatten()
+}
+
+/// Interrupts CPUs so that they pick anew.
+pub fn kick(set: CpuSet) {
+    let me = percpu::cpu_id();
+    let mut left = set.0 & tlb::online();
+    while left != 0 {
+        let c = left.trailing_zeros() as usize;
+        left &= left - 1;
+        if c == me {
+            CPUS[c].resched.store(true, Relaxed);
+        } else {
+            apic::send(c, apic::vector::KICK);
+        }
+    }
+}
+
+/// A vcpu has become runnable.
+pub fn wake(v: &Vcpu) {
+    kick(scheduler().wake(v.handle, clock::now()));
+}
+
+/// The vcpu that this CPU runs gives way once.
+pub fn yield_now() {
+    let me = percpu::cpu_id();
+    CPUS[me].resched.store(true, Relaxed);
+    if let Some(h) = CURRENT[me].load(Relaxed).checked_sub(1) {
+        scheduler().yield_now(h as u32);
+    }
+}
+
+/// Handle plus one of the vcpu that is loaded, per CPU.
+static CURRENT: [AtomicU64; percpu::MAX_CPUS] = [const { AtomicU64::new(0) }; percpu::MAX_CPUS];
+
+// ---- timers
+
+fn deadline(v: &Vcpu) -> u64 {
+    v.timer.load(Relaxed).min(v.poll_timeout.load(Relaxed)).min(match v.periodic[0].load(Relaxed) {
+        0 => u64::MAX,
+        _ => v.periodic[1].load(Relaxed),
+    })
+}
+
+/// Sets the single-shot timer of the vcpu that runs here (`u64::MAX`: none).
+pub fn set_singleshot(v: &Vcpu, at: u64) {
+    v.timer.store(at, Relaxed);
+    program(Some(v));
+}
+
+/// Sets the timeout of the poll that the running vcpu is about to wait in.
+pub fn set_poll_timeout(v: &Vcpu, at: u64) {
+    v.poll_timeout.store(at, Relaxed);
+}
+
+/// Sets the periodic timer of a vcpu of the running domain (0: off).
+pub fn set_periodic(v: &Vcpu, period: u64) {
+    v.periodic[1].store(clock::now() + period, Relaxed);
+    v.periodic[0].store(period, Relaxed);
+    v.attention.store(true, SeqCst);
+}
+
+/// Raises what is due of a vcpu's timers.
+fn fire(v: &Arc<Vcpu>, dom: &Domain, now: u64) {
+    if v.timer.load(Relaxed) <= now {
+        v.timer.store(u64::MAX, Relaxed);
+        dom.raise_virq(v.id, VIRQ_TIMER);
+    }
+    let period = v.periodic[0].load(Relaxed);
+    if period != 0 && v.periodic[1].load(Relaxed) <= now {
+        // Ticks missed while it didn't run are one tick.
+        let next = v.periodic[1].load(Relaxed);
+        v.periodic[1].store(next + (now - next) / period * period + period, Relaxed);
+        dom.raise_virq(v.id, VIRQ_TIMER);
+    }
+    if v.poll_timeout.load(Relaxed) <= now {
+        v.poll_timeout.store(u64::MAX, Relaxed);
+        v.unblock(pause::BLOCKED);
+    }
+}
+
+/// Fires the timers of waiting vcpus that are due on this CPU.
+fn run_timers(c: usize, now: u64) {
+    loop {
+        let due = {
+            let mut t = CPUS[c].timers.lock();
+            match t.first_key_value() {
+                Some(((at, _), _)) if *at <= now => t.pop_first().map(|(_, v)| v),
+                _ => None,
+            }
+        };
+        let Some(v) = due else { return };
+        v.queued.store(0, Relaxed);
+        if let Some(dom) = v.domain.upgrade() {
+            fire(&v, &dom, now);
+            queue_timer(&v);
+        }
+    }
+}
+
+/// Leaves a waiting vcpu's next deadline with this CPU.
+fn queue_timer(v: &Arc<Vcpu>) {
+    let at = deadline(v);
+    let c = percpu::cpu_id();
+    if at != u64::MAX && v.running_on.load(Relaxed) == u32::MAX {
+        CPUS[c].timers.lock().insert((at, v.handle), v.clone());
+        v.queued_at.store(at, Relaxed);
+        v.queued.store(c as u64 + 1, Relaxed);
+    }
+}
+
+/// Takes a vcpu's deadline out of whichever queue it is in.
+pub fn unqueue_timer(v: &Vcpu) {
+    if let Some(c) = v.queued.swap(0, Relaxed).checked_sub(1) {
+        CPUS[c as usize].timers.lock().remove(&(v.queued_at.load(Relaxed), v.handle));
+    }
+}
+
+/// Sets this CPU's timer to the next thing that it must do.
+fn program(running: Option<&Vcpu>) {
+    let c = &CPUS[percpu::cpu_id()];
+    let mut at = c.until.load(Relaxed).min(running.map_or(u64::MAX, deadline));
+    if let Some(((first, _), _)) = c.timers.lock().first_key_value() {
+        at = at.min(*first);
+    }
+    apic::set_timer((at != u64::MAX).then(|| clock::ns_to_tsc(at) + 1));
+}
+
+// ---- the clock and runstates as guests see them
+
+/// The clock's parameters for guests: the hypervisor's own, so that both always agree.
+pub fn time_info() -> VcpuTimeInfo {
+    let (mul, shift) = clock::guest_scale();
+    VcpuTimeInfo {
+        tsc_timestamp: clock::tsc_at_zero(),
+        system_time: 0,
+        tsc_to_system_mul: mul,
+        tsc_shift: shift,
+        ..Default::default()
+    }
+}
+
+/// A vcpu's runstate as of now.
+pub fn runstate(v: &Vcpu) -> VcpuRunstateInfo {
+    let mut r = *v.runstate.lock();
+    let now = clock::now();
+    r.time[r.state as usize] += now.saturating_sub(r.state_entry_time);
+    r.state_entry_time = now;
+    r
+}
+
+fn set_runstate(v: &Vcpu, state: i32, now: u64) {
+    let mut r = v.runstate.lock();
+    let old = r.state as usize;
+    r.time[old] += now.saturating_sub(r.state_entry_time);
+    r.state = state;
+    r.state_entry_time = now;
+}
+
+/// The runstate of a vcpu that doesn't run.
+fn waiting_state(v: &Vcpu) -> i32 {
+    match v.blocked.load(Relaxed) {
+        0 => RUNSTATE_RUNNABLE,
+        b if b & (pause::DOWN | pause::DOMAIN) != 0 => RUNSTATE_OFFLINE,
+        _ => RUNSTATE_BLOCKED,
+    }
+}
+
+/// Writes the vcpu's registered areas, its address space being loaded.
+fn update_areas(v: &Vcpu, dom: &Domain) {
+    v.info.set_time(&time_info());
+    let area = v.time_area.load(Relaxed);
+    if area != 0 {
+        let _ = guest_mem::write(GuestAddr(area), &VcpuTimeInfo { version: 2, ..time_info() });
+    }
+    let area = v.runstate_area.load(Relaxed);
+    if area != 0 {
+        let mut r = *v.runstate.lock();
+        let entry = GuestAddr(area + core::mem::offset_of!(VcpuRunstateInfo, state_entry_time) as u64);
+        let marks = dom.assists.load(Relaxed) & 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG != 0;
+        if marks {
+            r.state_entry_time |= XEN_RUNSTATE_UPDATE;
+            let _ = guest_mem::write_u64(entry, r.state_entry_time);
+        }
+        let _ = guest_mem::write(GuestAddr(area), &r);
+        if marks {
+            let _ = guest_mem::write_u64(entry, r.state_entry_time & !XEN_RUNSTATE_UPDATE);
+        }
+    }
+}
+
+// ---- the loop
+
+/// Loads a vcpu's registers into this CPU.
+fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) {
+    unqueue_timer(vcpu);
+    vcpu.running_on.store(c as u32, SeqCst);
+    vcpu.last_cpu.store(c as u32, Relaxed);
+    set_runstate(vcpu, RUNSTATE_RUNNING, clock::now());
+    vcpu.poll_timeout.store(u64::MAX, Relaxed);
+    dom.ports.pollers.done(vcpu.id);
+    mm::load_gdt(cx);
+    mm::load_ldt(cx);
+    mm::load_root(if cx.kernel_mode { cx.kernel_root.as_ref() } else { cx.user_root.as_ref() });
+    cx.cpu.switch_in();
+    cpu::set_ts(cx.task_switched);
+    cpu::set_guest_cr4(cx.cr4);
+    cpu::set_tsc_aux(cx.tsc_aux);
+    vcpu.attention.store(true, Relaxed);
+    update_areas(vcpu, dom);
+}
+
+/// Saves a vcpu's registers: it may run elsewhere once `running_on` says nobody.
+fn unload(vcpu: &Arc<Vcpu>, cx: &mut Context) {
+    cpu::set_ts(false);
+    cx.cpu.switch_out();
+    mm::load_root(None);
+    let now = clock::now();
+    let before = runstate(vcpu).time[RUNSTATE_RUNNING as usize];
+    set_runstate(vcpu, waiting_state(vcpu), now);
+    vcpu.ran_ns.store(before, Relaxed);
+}
+
+/// Enters the guest until this CPU is to pick anew.
+fn enter(cur: &mut Current<'_>, c: usize) {
+    loop {
+        if cur.vcpu.attention.load(Relaxed) {
+            cur.vcpu.attention.store(false, SeqCst);
+            fire(cur.vcpu, cur.dom, clock::now());
+            if !cur.vcpu.runnable() {
+                kick(scheduler().sleep(cur.vcpu.handle));
+                if cur.vcpu.runnable() {
+                    kick(scheduler().wake(cur.vcpu.handle, clock::now()));
+                }
+                return;
+            }
+            program(Some(cur.vcpu));
+            trap::deliver_nmi(cur);
+        }
+        if CPUS[c].resched.load(Relaxed) {
+            return;
+        }
+        trap::deliver_upcall(cur);
+        let why = cur.cx.cpu.enter();
+        trap::handle(cur, why);
+    }
+}
+
+/// Runs a vcpu until another is picked; what was picked.
+fn run_vcpu(vcpu: &Arc<Vcpu>, dom: &Arc<Domain>, c: usize) -> Pick {
+    let mut guard = vcpu.context.lock();
+    let cx = &mut *guard;
+    load(vcpu, dom, cx, c);
+    let mut cur = Current { dom, vcpu, cx };
+    let next = loop {
+        program(Some(vcpu));
+        enter(&mut cur, c);
+        let next = pick(c);
+        if next.run != Some(vcpu.handle) {
+            break next;
+        }
+    };
+    unload(vcpu, cur.cx);
+    drop(guard);
+    vcpu.running_on.store(u32::MAX, SeqCst);
+    queue_timer(vcpu);
+    kick(scheduler().descheduled(vcpu.handle));
+    next
+}
+
+fn pick(c: usize) -> Pick {
+    while let Some(vector) = percpu::this().take_pending() {
+        crate::irq::interrupt(vector);
+    }
+    CPUS[c].resched.store(false, SeqCst);
+    tlb::poll();
+    let now = clock::now();
+    run_timers(c, now);
+    let pick = scheduler().pick(c as u32, now);
+    kick(pick.kick);
+    CPUS[c].until.store(pick.until, Relaxed);
+    CURRENT[c].store(pick.run.map_or(0, |h| u64::from(h) + 1), Relaxed);
+    pick
+}
+
+/// What every CPU does for ever.
+pub fn cpu_loop(c: usize) -> ! {
+    let mut next = pick(c);
+    loop {
+        next = match next.run {
+            Some(h) => {
+                let vcpu = by_handle(h);
+                match vcpu.as_ref().and_then(|v| v.domain.upgrade()) {
+                    Some(dom) => run_vcpu(vcpu.as_ref().expect("its domain came from it"), &dom, c),
+                    None => {
+                        // Its domain is gone: it must not be picked again.
+                        kick(scheduler().sleep(h));
+                        kick(scheduler().descheduled(h));
+                        pick(c)
+                    }
+                }
+            }
+            None => {
+                program(None);
+                if !crate::domain::lifecycle::reap() && !CPUS[c].resched.load(SeqCst) {
+                    let from = clock::now();
+                    smp::idle();
+                    CPUS[c].idle_ns.fetch_add(clock::now() - from, Relaxed);
+                }
+                pick(c)
+            }
+        }
+    }
+}
+
+/// This CPU's loop picks anew before it enters a guest again.
+pub fn resched() {
+    CPUS[percpu::cpu_id()].resched.store(true, Relaxed);
+}

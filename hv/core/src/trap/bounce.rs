@@ -1,0 +1,136 @@
+//! Entering the guest's kernel: an exception, a system call or an upcall becomes a frame on the
+//! kernel's stack, as the CPU itself would make one.
+//!
+//! The frame's layout is the PV ABI's (arch-x86/xen-x86_64.h, and what kernels pop): rcx, r11, then for
+//! the failsafe callback ds es fs gs, then an error code if there is one, rip, cs with the saved event
+//! mask in bits 32–39, rflags with IF telling that mask, rsp, ss. Kernel context shows as RPL 0 in cs.
+
+use crate::domain::Current;
+use crate::domain::vcpu::Callback;
+use hv_machine::guest_mem;
+use hv_machine::x86_64::cpu::is_canonical;
+use shared_abi::GuestAddr;
+use shared_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
+
+/// The guest's kernel can't be entered: no handler, or no stack to put the frame on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotEnter(pub &'static str);
+
+const IF: u64 = 0x200;
+const IOPL: u64 = 0x3000;
+/// TF, RF, NT, VM: cleared when a handler is entered.
+const CLEARED: u64 = 0x0003_4100;
+
+/// Which way into the kernel.
+struct Entry {
+    rip: u64,
+    mask_events: bool,
+    error_code: Option<u32>,
+    segments: bool,
+}
+
+/// Gives the guest an exception, through its trap table.
+pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> Result<(), CannotEnter> {
+    let t = cur.cx.traps[usize::from(vector)];
+    if t.address == 0 {
+        return Err(CannotEnter("exception without a handler"));
+    }
+    enter(cur, Entry { rip: t.address, mask_events: t.masks_events(), error_code, segments: false })
+}
+
+/// Gives the guest a page fault: the address goes into vcpu_info's arch.cr2.
+pub fn page_fault(cur: &mut Current<'_>, cr2: u64, error_code: u32) -> Result<(), CannotEnter> {
+    cur.vcpu.info.set_cr2(cr2);
+    // A PV kernel runs in ring 3, but expects its own faults to look like a kernel's.
+    let code = if cur.cx.kernel_mode { error_code & !4 } else { error_code | 4 };
+    exception(cur, 14, Some(code))
+}
+
+/// A system call from user mode.
+pub fn callback(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
+    if c.address == 0 {
+        return Err(CannotEnter("system call without a handler"));
+    }
+    enter(cur, Entry { rip: c.address, mask_events: c.mask_events, error_code: None, segments: false })
+}
+
+/// The event upcall.
+pub fn upcall(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
+    let rip = cur.cx.event;
+    if rip == 0 {
+        return Err(CannotEnter("event without an upcall handler"));
+    }
+    enter(cur, Entry { rip, mask_events: true, error_code: None, segments: false })
+}
+
+/// The failsafe callback: the guest's registers could not be returned to.
+pub fn failsafe(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
+    let c = cur.cx.failsafe;
+    if c.address == 0 {
+        return Err(CannotEnter("state that can't be returned to, and no failsafe callback"));
+    }
+    enter(cur, Entry { rip: c.address, mask_events: c.mask_events, error_code: None, segments: true })
+}
+
+/// A non-maskable interrupt.
+pub fn nmi(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
+    let rip = cur.cx.nmi;
+    cur.cx.nmi_masked = true;
+    enter(cur, Entry { rip, mask_events: false, error_code: None, segments: false })
+}
+
+fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
+    if !is_canonical(e.rip) {
+        return Err(CannotEnter("handler at an address that is none"));
+    }
+    let was_kernel = cur.cx.kernel_mode;
+    let from = *cur.cx.cpu.regs();
+    let sp = if was_kernel {
+        from.rsp
+    } else {
+        cur.to_kernel_mode();
+        cur.cx.kernel_sp
+    };
+    let cs = if was_kernel { from.cs & 0xfffc } else { from.cs & 0xffff };
+    let saved_mask = if e.mask_events { cur.vcpu.info.mask_upcalls() } else { cur.vcpu.info.upcalls_masked() };
+    let mut flags = from.rflags & !(IF | IOPL);
+    if !saved_mask {
+        flags |= IF;
+    }
+    if cur.dom.architectural_iopl() {
+        flags |= u64::from(cur.cx.iopl) << 12;
+    }
+    // From the top down: ss, rsp, rflags, cs, rip, error code, segments, r11, rcx.
+    let mut frame = [0u64; 12];
+    let mut n = 12;
+    let mut push = |v| {
+        n -= 1;
+        frame[n] = v;
+    };
+    for v in [from.ss, from.rsp, flags, cs | u64::from(saved_mask) << 32, from.rip] {
+        push(v);
+    }
+    if let Some(code) = e.error_code {
+        push(code.into());
+    }
+    if e.segments {
+        let s = hv_machine::vcpu::read_selectors();
+        for v in [s.gs, s.fs, s.es, s.ds] {
+            push(v.into());
+        }
+    }
+    push(from.r11);
+    push(from.rcx);
+    let frame = &frame[n..];
+    let at = (sp & !15).wrapping_sub(8 * frame.len() as u64);
+    guest_mem::copy_out(GuestAddr(at), zerocopy::IntoBytes::as_bytes(frame))
+        .map_err(|_| CannotEnter("no stack to enter its kernel on"))?;
+    let r = cur.cx.cpu.regs_mut();
+    r.rip = e.rip;
+    r.cs = FLAT_KERNEL_CS.into();
+    r.ss = FLAT_KERNEL_SS.into();
+    r.rsp = at;
+    r.rflags &= !CLEARED;
+    r.changed();
+    Ok(())
+}

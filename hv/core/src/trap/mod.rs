@@ -1,0 +1,131 @@
+//! Why a guest came back, and what becomes of it.
+
+pub mod bounce;
+mod emulate;
+mod page_fault;
+
+use crate::domain::Current;
+use crate::emul::{self, Outcome};
+use crate::hypercall;
+use bounce::CannotEnter;
+use core::sync::atomic::Ordering::Relaxed;
+use emulate::GuestCpu;
+use hv_machine::vcpu::exit;
+use hv_machine::x86_64::cpu;
+
+/// Handles one return from the guest.
+#[inline]
+pub fn handle(cur: &mut Current<'_>, why: u32) {
+    let done = match why {
+        exit::SYSCALL if cur.cx.kernel_mode => {
+            hypercall::dispatch(cur);
+            Ok(())
+        }
+        exit::SYSCALL => {
+            let c = cur.cx.syscall;
+            bounce::callback(cur, c)
+        }
+        32..256 => {
+            crate::irq::interrupt(why as u8);
+            Ok(())
+        }
+        14 => page_fault::handle(cur),
+        _ => rare(cur, why),
+    };
+    if let Err(CannotEnter(reason)) = done {
+        cur.crash(reason);
+    }
+}
+
+#[cold]
+fn rare(cur: &mut Current<'_>, why: u32) -> Result<(), CannotEnter> {
+    let error = cur.cx.cpu.regs().error_code;
+    match why {
+        exit::SYSENTER => {
+            let c = cur.cx.sysenter;
+            if c.address == 0 { bounce::exception(cur, 13, Some(0)) } else { bounce::callback(cur, c) }
+        }
+        exit::SYSCALL32 => {
+            let c = cur.cx.syscall32;
+            if c.address == 0 { bounce::exception(cur, 13, Some(0)) } else { bounce::callback(cur, c) }
+        }
+        exit::BAD_RETURN => bounce::failsafe(cur),
+        // #DB: the status goes into the guest's DR6.
+        1 => {
+            cur.cx.cpu.dr[4] |= cpu::take_dr6() & 0xe00f;
+            bounce::exception(cur, 1, None)
+        }
+        2 => Ok(()),
+        6 => {
+            let out = emul::invalid_opcode(&mut GuestCpu::new(cur));
+            after(cur, out, 6, None)
+        }
+        // #NM: the guest set TS to hear of the first use.
+        7 => {
+            hypercall::cpu_state::set_task_switched(cur, false);
+            bounce::exception(cur, 7, None)
+        }
+        13 => general_protection(cur, error),
+        8 | 10 | 11 | 12 | 17 | 21 => bounce::exception(cur, why as u8, Some(error)),
+        _ => bounce::exception(cur, why as u8, None),
+    }
+}
+
+fn general_protection(cur: &mut Current<'_>, error: u32) -> Result<(), CannotEnter> {
+    // `int n`: the gate is the hypervisor's and closed to ring 3; the guest's table says whether it is open.
+    if error & 7 == 2 {
+        let vector = (error >> 3) as usize & 255;
+        let dpl = cur.cx.traps[vector].dpl();
+        if cur.cx.traps[vector].address != 0 && (dpl == 3 || cur.cx.kernel_mode) {
+            let r = cur.cx.cpu.regs_mut();
+            r.rip = r.rip.wrapping_add(2);
+            return bounce::exception(cur, vector as u8, None);
+        }
+        return bounce::exception(cur, 13, Some(error));
+    }
+    if error == 0 {
+        let out = emul::general_protection(&mut GuestCpu::new(cur));
+        return after(cur, out, 13, Some(0));
+    }
+    bounce::exception(cur, 13, Some(error))
+}
+
+/// Carries an emulation's outcome out; `vector`, `error`: what to give the guest when it wasn't ours.
+fn after(cur: &mut Current<'_>, out: Outcome, vector: u8, error: Option<u32>) -> Result<(), CannotEnter> {
+    cur.cx.cpu.regs_mut().changed();
+    match out {
+        Outcome::Emulated => Ok(()),
+        Outcome::EmulatedStep => {
+            cur.cx.cpu.dr[4] |= 1 << 14;
+            bounce::exception(cur, 1, None)
+        }
+        Outcome::Retry => {
+            cur.attention();
+            Ok(())
+        }
+        Outcome::Inject(e) => match e.cr2 {
+            Some(cr2) => bounce::page_fault(cur, cr2, e.error_code.unwrap_or(0)),
+            None => bounce::exception(cur, e.vector, e.error_code),
+        },
+        Outcome::Unhandled => bounce::exception(cur, vector, error),
+    }
+}
+
+/// Enters the guest's upcall handler if an event is pending and not masked.
+#[inline]
+pub fn deliver_upcall(cur: &mut Current<'_>) {
+    if cur.vcpu.info.deliverable() {
+        if let Err(CannotEnter(why)) = bounce::upcall(cur) {
+            cur.crash(why);
+        }
+    }
+}
+
+/// Enters the guest's NMI handler if an NMI waits.
+pub fn deliver_nmi(cur: &mut Current<'_>) {
+    if !cur.cx.nmi_masked && cur.cx.nmi != 0 && cur.vcpu.nmi.load(Relaxed) && cur.vcpu.nmi.swap(false, Relaxed) {
+        if let Err(CannotEnter(why)) = bounce::nmi(cur) {
+            cur.crash(why);
+        }
+    }
+}
