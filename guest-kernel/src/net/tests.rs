@@ -181,6 +181,7 @@ proptest! {
         let server = world.stack(one, "10.0.0.1", &mut tasks);
         let client = world.stack(two, "10.0.0.2", &mut tasks);
         tasks.spawn(1, echo(server.clone(), 7, 8));
+        tasks.run(1_000_000); // the server listens before the first call
         let done = Rc::new(Cell::new(0));
         let mut rng = Rng(seed);
         let bytes: Vec<u8> = (0..len).map(|_| rng.next() as u8).collect();

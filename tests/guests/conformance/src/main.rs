@@ -9,6 +9,7 @@ mod events;
 mod grants;
 #[allow(unsafe_code, reason = "the raw call is what is under test")]
 mod raw;
+mod tables;
 mod wild;
 
 use guest_kernel::{System, println};
@@ -18,6 +19,7 @@ guest_kernel::main! {
         wild::ask();
         events::ask();
         grants::ask();
+        tables::ask();
         println!("answers end");
     }
 }

@@ -97,3 +97,19 @@ pub fn call(nr: usize, args: [usize; 5]) -> i64 {
 pub fn call(_nr: usize, _args: [usize; 5]) -> i64 {
     -38
 }
+
+/// The machine frame of the L4 in use. Reading CR3 is a privileged instruction that the hypervisor
+/// carries out for a guest's kernel.
+#[cfg(target_os = "none")]
+pub fn l4_frame() -> u64 {
+    let cr3: u64;
+    // SAFETY: reads a register; the hypervisor gives it as the guest wrote it.
+    unsafe { core::arch::asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags)) };
+    cr3 >> 12
+}
+
+/// On the host there is no page table.
+#[cfg(not(target_os = "none"))]
+pub fn l4_frame() -> u64 {
+    0
+}
