@@ -22,7 +22,7 @@
 //!
 //! | module | what it gives |
 //! | --- | --- |
-//! | [`System`] | `boot: Boot { initial, pages, cmdline(), ramdisk }`, `xenstore() -> Xenstore` |
+//! | [`System`] | `boot: Boot { initial, pages, cmdline(), option(name), ramdisk }`, `store: Option<Xenstore>` (none in the initial domain, which makes its own) |
 //! | `executor` | `spawn(fut) -> JoinHandle<T>` (await it, `abort()`; dropping it detaches), `sleep(Duration)`, `sleep_until(Instant)`, `timeout(Duration, fut) -> Result<T, Elapsed>`, `yield_now()`, `select(a, b) -> Either`, `join(a, b)`, `Notify` (`notify()`, `async wait()`), `channel::<T>(capacity)` |
 //! | `time` | `Instant::now()` (ns since the hypervisor's boot, monotonic), `wallclock() -> Duration` since 1970 |
 //! | `memory` | `Page::new()`/`Pages::new(count)`: zeroed frames that may be shared, reached only by copying (`read_value::<T>(off)`, `write_value(off, &T)`, `read_bytes`, `write_bytes`, `load_u32`, `store_u32`); `Pages::contiguous(count, address_bits)` for DMA with `machine_address()`; `map_io(mfn, count) -> Mapping`; `map_foreign(domid, &[Gfn]) -> Mapping`; `free_frames()`, `m2p`/`p2m` |
@@ -30,9 +30,9 @@
 //! | `grants` | `Grant::offer(&Rc<Pages>, index, domid, Access)` with `reference()`, ends on drop (a frame that the peer still maps is kept back until it lets go); `GrantMapping::map(domid, &[GrantRef], Access)`; `copy(&mut [Copy])` |
 //! | `ring`, `share` | `FrontRing` / `BackRing` over shared pages: private indices, every request or response copied out once; the traits that drivers use and that the machine's types implement |
 //! | `console` | `print!`, `println!`, `log` as backend of the `log` crate, `async read_line()`, raw input |
-//! | `xenstore` | `Xenstore`: async `read/write/mkdir/rm/directory/get_perms/set_perms`, `watch(path) -> Watch` (`async next()`), `transaction(async |t| ...)` with retry; one client over any transport (the shared ring, or in-process for the dom0 that runs xenstored itself) |
-//! | `xenbus` | `XenbusState`, `Device` (own and other end's paths), `switch_state`, `wait_for_peer`, enumeration of frontends and backends |
-//! | `balloon` | follows `memory/target` |
+//! | `xenstore` | `Xenstore`: async `read/read_bytes/try_read/read_parsed/write/mkdir/rm/directory/get_perms/set_perms/introduce/release`, `watch(path) -> Watch` (`async next()`), `transaction(async \|t\| ..)` with retry; `in_process()` for the dom0 that runs xenstored itself: the client, its requests' `Receiver<Message>` and the replies' `Sender<Message>` |
+//! | `xenbus` | `XenbusState`, `Device::{frontend, backend}` (`read_peer`, `publish`, `switch_state`, `watch_peer`, `wait_for_peer`), `frontends(kind)`, `backends(kind)` |
+//! | `lifecycle` | `stop_requested()`: the toolstack's `control/shutdown`; the balloon follows `memory/target` by itself |
 //! | `hypercall` | domctl, sysctl, memory_op and the like for the toolstack, with buffers instead of addresses |
 //!
 //! The other side of every ring is hostile: read each index and request once into private
@@ -55,12 +55,15 @@ mod fake;
 pub mod front;
 pub mod fs;
 pub mod grants;
+pub mod lifecycle;
 pub mod memory;
 pub mod net;
 pub mod ring;
 pub mod share;
 pub mod time;
 mod wait;
+pub mod xenbus;
+pub mod xenstore;
 
 pub use boot::System;
 #[doc(hidden)]
@@ -68,7 +71,7 @@ pub use boot::run;
 pub use guest_machine::hypercall::{self, Shutdown};
 pub use guest_machine::local::Local;
 pub use guest_machine::port as pci_ports;
-pub use guest_machine::start::Boot;
+pub use guest_machine::start::{self, Boot};
 pub use log;
 pub use shared_abi;
 
