@@ -12,6 +12,7 @@ extern crate std;
 
 pub mod emul;
 pub mod event;
+pub mod grant;
 pub mod sched;
 pub mod time;
 

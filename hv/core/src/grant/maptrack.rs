@@ -1,0 +1,172 @@
+//! What a domain has mapped of others' frames, by the handle it was given.
+//!
+//! Handles are indices into a table that grows up to the domain's limit and whose free places
+//! form a list, so a handle costs the same however many there are. A handle says nothing about
+//! the page-table entry it is for: that is found again by the address the guest gives at the
+//! unmap, and believed only if it maps the recorded frame.
+
+use alloc::vec::Vec;
+
+use hv_machine::frame::{Frame, Work, Writable};
+use shared_abi::grant_table::{GNTST_BAD_HANDLE, GNTST_NO_SPACE, GrantHandle};
+use shared_abi::{DomId, GrantRef, Mfn};
+
+use super::map::Unmapping;
+
+/// Handles in a maptrack frame, the unit of the domain's limit (`max_maptrack_frames` of
+/// domctl's createdomain): what Xen has.
+pub const HANDLES_PER_FRAME: u32 = 256;
+const NONE: u32 = u32::MAX;
+
+/// One mapping.
+pub(super) struct Track<'t> {
+    pub granter: DomId,
+    pub gref: GrantRef,
+    pub mfn: Mfn,
+    /// Which parts it still has: mapped for the processor, for devices.
+    pub host: bool,
+    pub device: bool,
+    pub write: bool,
+    /// The processor's mapping was named by its page-table entry.
+    pub by_pte: bool,
+    /// A writable device mapping's use of the frame.
+    pub device_use: Option<Frame<'t, Writable>>,
+}
+
+pub(super) enum Place<'t> {
+    Free { next: u32 },
+    Used(Track<'t>),
+}
+
+/// A handle that is free until it is filled.
+pub(super) struct Vacancy<'a, 't> {
+    handle: GrantHandle,
+    place: &'a mut Place<'t>,
+    free: &'a mut u32,
+    used: &'a mut u32,
+}
+
+impl<'t> Vacancy<'_, 't> {
+    /// Records a mapping under the handle.
+    pub fn fill(self, track: Track<'t>) -> GrantHandle {
+        if let Place::Free { next } = *self.place {
+            *self.free = next;
+            *self.used += 1;
+        }
+        *self.place = Place::Used(track);
+        self.handle
+    }
+}
+
+/// A domain's mappings.
+pub struct Maptrack<'t> {
+    runs: Vec<Vec<Place<'t>>>,
+    free: u32,
+    limit: u32,
+    used: u32,
+    /// Where [`Maptrack::release_next`] stands.
+    released: u32,
+}
+
+impl<'t> Maptrack<'t> {
+    /// No mappings, and at most `max_frames` × [`HANDLES_PER_FRAME`].
+    pub const fn new(max_frames: u32) -> Self {
+        let limit = max_frames.saturating_mul(HANDLES_PER_FRAME);
+        Maptrack { runs: Vec::new(), free: NONE, limit, used: 0, released: 0 }
+    }
+
+    /// How many mappings there are.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    fn place(&mut self, handle: GrantHandle) -> Option<&mut Place<'t>> {
+        self.runs
+            .get_mut((handle / HANDLES_PER_FRAME) as usize)?
+            .get_mut((handle % HANDLES_PER_FRAME) as usize)
+    }
+
+    /// A free handle, for a mapping about to be made.
+    ///
+    /// # Errors
+    /// `GNTST_NO_SPACE` at the limit or when memory is exhausted.
+    pub(super) fn vacancy(&mut self) -> Result<Vacancy<'_, 't>, i16> {
+        if self.free == NONE {
+            self.add_run()?;
+        }
+        let Maptrack { runs, free, used, .. } = self;
+        let handle = *free;
+        let run = runs.get_mut((handle / HANDLES_PER_FRAME) as usize).ok_or(GNTST_NO_SPACE)?;
+        let place = run.get_mut((handle % HANDLES_PER_FRAME) as usize).ok_or(GNTST_NO_SPACE)?;
+        Ok(Vacancy { handle, place, free, used })
+    }
+
+    fn add_run(&mut self) -> Result<(), i16> {
+        let first = self.runs.len() as u32 * HANDLES_PER_FRAME;
+        if first >= self.limit {
+            return Err(GNTST_NO_SPACE);
+        }
+        self.runs.try_reserve(1).map_err(|_| GNTST_NO_SPACE)?;
+        let mut run = Vec::new();
+        run.try_reserve_exact(HANDLES_PER_FRAME as usize).map_err(|_| GNTST_NO_SPACE)?;
+        let last = first + HANDLES_PER_FRAME - 1;
+        run.extend((first..=last).map(|n| Place::Free { next: if n == last { NONE } else { n + 1 } }));
+        self.runs.push(run);
+        self.free = first;
+        Ok(())
+    }
+
+    /// A mapping.
+    pub(super) fn get(&mut self, handle: GrantHandle) -> Result<&mut Track<'t>, i16> {
+        match self.place(handle) {
+            Some(Place::Used(track)) => Ok(track),
+            _ => Err(GNTST_BAD_HANDLE),
+        }
+    }
+
+    /// The domain whose frame a handle maps.
+    ///
+    /// # Errors
+    /// `GNTST_BAD_HANDLE`.
+    pub fn granter(&mut self, handle: GrantHandle) -> Result<DomId, i16> {
+        self.get(handle).map(|track| track.granter)
+    }
+
+    /// Frees a handle.
+    pub(super) fn remove(&mut self, handle: GrantHandle) -> Option<Track<'t>> {
+        let next = self.free;
+        let place = self.place(handle)?;
+        if !matches!(place, Place::Used(_)) {
+            return None;
+        }
+        let Place::Used(track) = core::mem::replace(place, Place::Free { next }) else { return None };
+        self.free = handle;
+        self.used -= 1;
+        Some(track)
+    }
+
+    /// Destruction: takes the next mapping out of the record, to be completed
+    /// ([`Unmapping::complete`]) with its granter's table. Its page-table entry goes with the
+    /// domain's page tables. The domain runs no more. `None` when all are gone; each call looks
+    /// at 256 handles at most and may be the last before a continuation: `Err` says to ask again.
+    #[allow(clippy::result_unit_err)]
+    pub fn release_next(&mut self, work: &mut Work<'_>) -> Result<Option<Unmapping>, ()> {
+        let end = self.runs.len() as u32 * HANDLES_PER_FRAME;
+        for _ in 0..HANDLES_PER_FRAME {
+            if self.used == 0 || self.released >= end {
+                return Ok(None);
+            }
+            let handle = self.released;
+            self.released += 1;
+            if let Some(track) = self.remove(handle) {
+                let parts = u32::from(track.host) + u32::from(track.device);
+                let Track { granter, gref, write, device_use, .. } = track;
+                if let Some(frame) = device_use {
+                    frame.release(work);
+                }
+                return Ok(Some(Unmapping { granter, gref, write, parts }));
+            }
+        }
+        Err(())
+    }
+}

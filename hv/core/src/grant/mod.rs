@@ -1,0 +1,90 @@
+//! Grant tables, version 1: a domain lets another map or copy single frames of its memory.
+//!
+//! The granting domain writes an entry into a table it shares with the hypervisor; the other maps
+//! or copies by reference; the hypervisor marks the entry as in use (`GTF_reading`,
+//! `GTF_writing`) for as long as it is. The hardest decision is what to believe of an entry that
+//! its owner may rewrite at any moment. An entry is read when its first use begins, after the
+//! mark is set by compare-and-swap; what was read is kept in the hypervisor's own record
+//! ([`table::GrantTable`]) with a reference to the frame, and every later use goes by that record.
+//!
+//! A mapping's page-table entry holds a reference of its own, which goes when the entry goes, by
+//! whatever path ([`hv_machine::frame`]). The record of a mapping ([`maptrack`]) holds the *pin*:
+//! the mark in the entry is cleared only when `GNTTABOP_unmap_grant_ref` found that page-table
+//! entry and TLBs are flushed, or when the mapping domain is gone.
+//!
+//! # Lock order
+//!
+//! A domain's grant table (rank `GRANT`) before its or another's maptrack (rank `MAPTRACK`).
+//! Nothing here needs two grant tables at once: a copy claims one side, then the other.
+//!
+//! | file | concept |
+//! | --- | --- |
+//! | `v1` | one shared entry, as its owner and the hypervisor see it |
+//! | `table` | a domain's table: frames, uses of each entry |
+//! | `maptrack` | a domain's mappings of others' frames, by handle |
+//! | `map` | map, unmap, replace |
+//! | `copy` | copy by reference or frame |
+//!
+//! Not here: transitive and sub-page grants (version 2), `GNTTABOP_transfer` (its status is
+//! [`TRANSFER_STATUS`]), `GNTTABOP_cache_flush` and `GNTTABOP_dump_table`.
+
+pub mod copy;
+pub mod map;
+pub mod maptrack;
+pub mod table;
+mod v1;
+
+pub use copy::{Tables, copy};
+pub use map::{Map, Mapped, Space, Unmap, Unmapping, map, unmap};
+pub use maptrack::Maptrack;
+pub use table::GrantTable;
+
+use hv_machine::frame::Stop;
+use shared_abi::errno::Errno;
+use shared_abi::grant_table::{GNTST_BAD_PAGE, GNTST_GENERAL_ERROR};
+
+#[cfg(test)]
+mod tests;
+
+/// The status of a `GNTTABOP_transfer`: a frame does not change its owner this way.
+pub const TRANSFER_STATUS: i16 = GNTST_BAD_PAGE;
+/// The status of `GNTTABOP_get_status_frames`: version 1 has none.
+pub const STATUS_FRAMES_STATUS: i16 = GNTST_GENERAL_ERROR;
+
+/// Why an operation did not happen. It has changed nothing then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Failure {
+    /// `GNTST_*`, for the operation's `status`.
+    Status(i16),
+    /// Ask again: restart the hypercall at this operation.
+    Again,
+}
+
+impl Failure {
+    /// Why the frame layer said no, with the status that a refusal has here.
+    fn stop(stop: Stop, refused: i16) -> Failure {
+        match stop {
+            Stop::Again => Failure::Again,
+            Stop::Refused(_) => Failure::Status(refused),
+        }
+    }
+}
+
+impl From<i16> for Failure {
+    fn from(status: i16) -> Failure {
+        Failure::Status(status)
+    }
+}
+
+/// `GNTTABOP_set_version`: version 1 stays, as on a Xen with `gnttab=max-ver:1`.
+///
+/// # Errors
+/// `ENOSYS` for version 2, `EINVAL` for what is no version.
+pub fn set_version(version: u32) -> Result<u32, Errno> {
+    match version {
+        1 => Ok(1),
+        2 => Err(Errno::ENOSYS),
+        _ => Err(Errno::EINVAL),
+    }
+}

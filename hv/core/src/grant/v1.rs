@@ -1,0 +1,63 @@
+//! One version-1 entry: 16 bits of flags, 16 bits of domain id, 32 bits of frame number, in
+//! memory that its owner may write at any moment. Flags and domain id are changed together, by
+//! compare-and-swap.
+
+use hv_machine::ram::Page;
+use shared_abi::grant_table::{
+    GNTST_GENERAL_ERROR, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_SUB_PAGE, GTF_TYPE_MASK,
+    GTF_WRITING,
+};
+use shared_abi::{DomId, Mfn};
+
+/// How often a mark is tried on an entry that changes under it (Xen: five times).
+const ATTEMPTS: u32 = 5;
+
+/// What the hypervisor's mark is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Use {
+    /// Who maps or copies.
+    pub by: DomId,
+    /// Whether it writes.
+    pub write: bool,
+    /// Whether it maps; a copy may also use what is granted for copying only.
+    pub map: bool,
+}
+
+/// The entry at byte `offset` of a page of the table.
+pub struct Entry<'a> {
+    pub page: Page<'a>,
+    pub offset: usize,
+}
+
+impl Entry<'_> {
+    /// Marks the entry as in use, if it grants that. When it is `pinned` already its domain and
+    /// type were checked, and only the right to write is asked for.
+    pub fn mark(&self, using: Use, pinned: bool) -> Result<(), i16> {
+        let type_mask = GTF_TYPE_MASK | if using.map { GTF_SUB_PAGE } else { 0 };
+        for _ in 0..ATTEMPTS {
+            let word = self.page.load_u32(self.offset);
+            let (flags, dom) = (word as u16, DomId((word >> 16) as u16));
+            if !pinned && (flags & type_mask != GTF_PERMIT_ACCESS || dom != using.by) {
+                return Err(GNTST_GENERAL_ERROR);
+            }
+            if using.write && flags & GTF_READONLY != 0 {
+                return Err(GNTST_GENERAL_ERROR);
+            }
+            let mark = GTF_READING | if using.write { GTF_WRITING } else { 0 };
+            if self.page.cas_u32(self.offset, word, word | u32::from(mark)).is_ok() {
+                return Ok(());
+            }
+        }
+        Err(GNTST_GENERAL_ERROR)
+    }
+
+    /// Takes marks away.
+    pub fn clear(&self, marks: u16) {
+        self.page.and_u16(self.offset, !marks);
+    }
+
+    /// The frame, as the entry says now.
+    pub fn frame(&self) -> Mfn {
+        Mfn(self.page.load_u32(self.offset + 4).into())
+    }
+}
