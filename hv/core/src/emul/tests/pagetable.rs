@@ -15,7 +15,7 @@ const OLD: u64 = 0x8010_0000_1eff_f027;
 
 fn machine(code: &[u8], old: u64) -> Model {
     let mut cpu = Model::new(code);
-    cpu.put(ENTRY & !0xfff, &[0; 4096]);
+    cpu.put(ENTRY - 8, &[0; 24]);
     cpu.put(ENTRY, &old.to_le_bytes());
     cpu.gprs[7] = ENTRY;
     cpu
