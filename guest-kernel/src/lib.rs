@@ -48,6 +48,7 @@ pub mod back;
 pub mod block;
 mod boot;
 pub mod console;
+pub mod domctl;
 pub mod events;
 pub mod executor;
 #[cfg(test)]
@@ -60,6 +61,7 @@ pub mod memory;
 pub mod net;
 pub mod ring;
 pub mod share;
+pub mod sysctl;
 pub mod time;
 mod wait;
 pub mod xenbus;

@@ -5,6 +5,8 @@
 extern crate alloc;
 
 pub mod bridge;
+pub mod byte_ring;
+pub mod consoled;
 pub mod toolstack;
 pub mod volumes;
 pub mod xenstored;

@@ -20,6 +20,7 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 mod asm;
 pub mod clock;
+pub mod control;
 #[cfg(target_os = "none")]
 mod crash;
 pub mod emergency;

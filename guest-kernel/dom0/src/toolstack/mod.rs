@@ -1,4 +1,9 @@
 //! The toolstack: what `xl` is to its user.
 
+pub mod archive;
 pub mod build;
 pub mod config;
+pub mod entries;
+pub mod hypervisor;
+pub mod manager;
+pub mod xen;

@@ -14,6 +14,7 @@ pub mod path;
 pub mod perms;
 pub mod quota;
 pub mod server;
+pub mod service;
 pub mod store;
 pub mod transaction;
 pub mod watches;

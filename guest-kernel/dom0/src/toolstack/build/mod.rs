@@ -3,5 +3,8 @@
 //! [`image`] reads kernels, [`layout`] plans a domain's memory, and its page tables, as data. Neither knows of
 //! hypercalls; both are fed by files that an administrator may have got from anywhere.
 
+pub mod builder;
 pub mod image;
 pub mod layout;
+
+pub use builder::{Built, build};

@@ -1,0 +1,295 @@
+//! The domains this toolstack runs: creating, stopping, restarting and taking them apart.
+//!
+//! The hardest decision is the order of a destruction. The domain is paused, then the backends are asked to let
+//! go of its memory and given a while, then dom0's own rings are unmapped, and only then the hypervisor is
+//! told: a frame that somebody still maps would keep the dead domain's number in use.
+
+use super::archive::Files;
+use super::build::{self, Built};
+use super::config::{Action, DomainConfig};
+use super::entries::{self, Identity};
+use super::hypervisor::Hypervisor;
+use crate::xenstored::store::RELEASE_DOMAIN;
+use crate::xenstored::{Client, Server};
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::time::Duration;
+use guest_kernel::executor::sleep;
+use shared_abi::sched::{SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, SHUTDOWN_SUSPEND};
+use shared_abi::{DomId, Errno};
+
+/// How long backends may take to let go of a domain.
+const BACKENDS: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
+/// A domain that ends sooner than this after its start is not restarted at once.
+const QUICK_NS: u64 = 2_000_000_000;
+
+/// What the toolstack needs of the consoles.
+pub trait ConsoleHub {
+    /// Starts serving the console of a domain that was just built.
+    fn add(&self, built: &Built) -> Result<(), Errno>;
+    /// Stops serving a domain's console.
+    fn remove(&self, domain: DomId);
+}
+
+/// A domain that this toolstack has created.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What it was made from.
+    pub config: DomainConfig,
+    /// Its identity.
+    pub uuid: [u8; 16],
+    /// When it started, in nanoseconds of the machine's uptime.
+    pub started: u64,
+}
+
+/// The toolstack.
+pub struct Manager<H: Hypervisor> {
+    /// The hypervisor.
+    pub hypervisor: H,
+    /// Its connection to xenstore.
+    pub store: Client,
+    /// Kernels and configurations.
+    pub files: Rc<dyn Files>,
+    server: Rc<RefCell<Server>>,
+    consoles: Rc<dyn ConsoleHub>,
+    running: RefCell<BTreeMap<DomId, Running>>,
+}
+
+impl<H: Hypervisor> Manager<H> {
+    /// A toolstack that runs no domain yet; tells xenstore who dom0 is.
+    pub fn new(
+        hypervisor: H,
+        server: &Rc<RefCell<Server>>,
+        files: Rc<dyn Files>,
+        consoles: Rc<dyn ConsoleHub>,
+    ) -> Manager<H> {
+        let store = Client::new(server);
+        for (name, value) in [("name", "Domain-0"), ("domid", "0")] {
+            // A fresh store takes it.
+            let _ = store.write(&format!("/local/domain/0/{name}"), value);
+        }
+        let running = RefCell::default();
+        Manager { hypervisor, store, files, server: server.clone(), consoles, running }
+    }
+
+    /// The name of a domain, if it has one.
+    pub fn name(&self, domain: DomId) -> Option<String> {
+        self.store.read_text(&format!("/local/domain/{}/name", domain.0))
+    }
+
+    /// The domain that a user means by a name or number.
+    pub fn find(&self, text: &str) -> Option<DomId> {
+        if let Ok(number) = text.parse() {
+            return self.hypervisor.info(DomId(number)).ok().map(|info| info.domain);
+        }
+        let named = |domain: &DomId| self.name(*domain).as_deref() == Some(text);
+        self.hypervisor.list().ok()?.into_iter().map(|info| info.domain).find(named)
+    }
+
+    /// What a running domain was made from.
+    pub fn running(&self, domain: DomId) -> Option<Running> {
+        self.running.borrow().get(&domain).cloned()
+    }
+
+    /// Reads a configuration file, with an error that starts with its name.
+    pub fn read_config(&self, path: &str) -> Result<DomainConfig, String> {
+        let bytes = self.files.read(path).ok_or_else(|| format!("cannot read {path}: no such file"))?;
+        let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: not text"))?;
+        DomainConfig::parse(text).map_err(|error| format!("{path}: {error}"))
+    }
+
+    /// Creates a domain. On an error nothing of it is left.
+    pub fn create(&self, config: DomainConfig, paused: bool) -> Result<DomId, String> {
+        let uuid = config.uuid.unwrap_or_else(|| self.fresh_uuid(&config.name));
+        self.create_as(config, uuid, paused)
+    }
+
+    fn create_as(&self, config: DomainConfig, uuid: [u8; 16], paused: bool) -> Result<DomId, String> {
+        if let Some(other) = self.find(&config.name).filter(|_| config.name.parse::<u16>().is_err()) {
+            return Err(format!("a domain named \"{}\" is running already, as {}", config.name, other.0));
+        }
+        let read = |path: &String| self.files.read(path).ok_or_else(|| format!("cannot read {path}: no such file"));
+        let kernel = read(&config.kernel)?;
+        let ramdisk = config.ramdisk.as_ref().map(read).transpose()?;
+        let built = build::build(&self.hypervisor, &config, uuid, kernel, ramdisk)?;
+        let domain = built.domain;
+        let started = self.hypervisor.uptime();
+        if let Err(error) = self.connect(&config, &built, uuid) {
+            let _ = self.take_apart(domain);
+            return Err(error);
+        }
+        self.running.borrow_mut().insert(domain, Running { config, uuid, started });
+        if !paused && let Err(errno) = self.hypervisor.unpause(domain) {
+            let _ = self.take_apart(domain);
+            return Err(format!("cannot start the domain: {}", errno.name()));
+        }
+        Ok(domain)
+    }
+
+    fn connect(&self, config: &DomainConfig, built: &Built, uuid: [u8; 16]) -> Result<(), String> {
+        let identity = Identity { built, uuid, started: self.hypervisor.wallclock() };
+        entries::write(&self.store, config, &identity).map_err(|error| format!("cannot write to xenstore: {error}"))?;
+        self.consoles.add(built).map_err(|errno| format!("cannot serve the console: {}", errno.name()))?;
+        self.server
+            .borrow_mut()
+            .introduce(built.domain.0, built.xenstore.0, built.xenstore_port.0)
+            .map_err(|error| format!("cannot introduce the domain to xenstore: {error}"))
+    }
+
+    /// A uuid that no domain of this machine has: made from the name, the time and the machine's uptime.
+    fn fresh_uuid(&self, name: &str) -> [u8; 16] {
+        let seeds = [self.hypervisor.wallclock(), self.hypervisor.uptime()];
+        let mut uuid = [0; 16];
+        for (half, seed) in uuid.chunks_mut(8).zip(seeds) {
+            // FNV-1a over seed and name.
+            let bytes = seed.to_le_bytes().into_iter().chain(name.bytes());
+            let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+            });
+            half.copy_from_slice(&hash.to_be_bytes());
+        }
+        // Version 4, variant 1.
+        uuid[6] = uuid[6] & 0x0f | 0x40;
+        uuid[8] = uuid[8] & 0x3f | 0x80;
+        uuid
+    }
+
+    /// Destroys a domain, whatever it does.
+    pub async fn destroy(&self, domain: DomId) -> Result<(), Errno> {
+        // It may be dying already; what follows is still needed then.
+        let _ = self.hypervisor.pause(domain);
+        let mut backends = entries::close_devices(&self.store, domain);
+        let start = self.hypervisor.uptime();
+        while !backends.is_empty() && self.hypervisor.uptime() - start < BACKENDS.as_nanos() as u64 {
+            sleep(POLL).await;
+            backends.retain(|path| self.store.read_text(&format!("{path}/state")).is_some_and(|state| state != "6"));
+        }
+        self.take_apart(domain)
+    }
+
+    fn take_apart(&self, domain: DomId) -> Result<(), Errno> {
+        self.running.borrow_mut().remove(&domain);
+        entries::remove(&self.store, domain);
+        self.consoles.remove(domain);
+        // Not introduced is as good.
+        let _ = self.server.borrow_mut().release(domain);
+        self.hypervisor.destroy(domain)
+    }
+
+    /// Asks a domain to stop: `poweroff`, `reboot` and the like. What then happens is its policy's matter.
+    pub fn request(&self, domain: DomId, what: &str) -> Result<(), String> {
+        self.store
+            .write(&format!("/local/domain/{}/control/shutdown", domain.0), what)
+            .map_err(|error| format!("cannot write control/shutdown: {error}"))
+    }
+
+    /// Sets how much memory a domain is to have, and lets it have no more.
+    pub fn set_memory(&self, domain: DomId, kib: u64) -> Result<(), String> {
+        let home = format!("/local/domain/{}/memory", domain.0);
+        let max: Option<u64> = self.store.read_text(&format!("{home}/static-max")).and_then(|text| text.parse().ok());
+        if let Some(max) = max.filter(|max| kib > *max) {
+            return Err(format!("memory target {kib} KiB exceeds the domain's maximum of {max} KiB"));
+        }
+        self.store
+            .write(&format!("{home}/target"), kib.to_string())
+            .map_err(|error| format!("cannot write memory/target: {error}"))?;
+        // dom0 keeps what it has until it lets go of it.
+        if domain.0 != 0 {
+            let limit = self.hypervisor.set_max_memory(domain, kib + 1024);
+            limit.map_err(|errno| format!("cannot set the memory limit: {}", errno.name()))?;
+        }
+        Ok(())
+    }
+
+    /// Handles the ends of domains: runs for good.
+    pub async fn attend(&self, log: impl Fn(&str)) {
+        // On dom0's own connection a watch is always accepted.
+        let events = Client::new(&self.server);
+        let _ = events.watch(RELEASE_DOMAIN, "toolstack");
+        loop {
+            for domain in self.ended() {
+                self.settle(domain, &log).await;
+            }
+            events.event().await;
+        }
+    }
+
+    /// The domains of ours that have stopped or are gone.
+    fn ended(&self) -> Vec<DomId> {
+        let domains: Vec<DomId> = self.running.borrow().keys().copied().collect();
+        let stopped = |domain: &DomId| match self.hypervisor.info(*domain) {
+            Ok(info) => info.shutdown.is_some_and(|reason| reason != SHUTDOWN_SUSPEND) || info.dying,
+            Err(_) => true,
+        };
+        domains.into_iter().filter(stopped).collect()
+    }
+
+    /// Does what the policy of an ended domain says.
+    async fn settle(&self, domain: DomId, log: &impl Fn(&str)) {
+        let Some(running) = self.running(domain) else { return };
+        let name = running.config.name.clone();
+        let reason = self.hypervisor.info(domain).ok().and_then(|info| info.shutdown);
+        let action = match reason {
+            None => Action::Destroy,
+            Some(SHUTDOWN_POWEROFF) => running.config.on_poweroff,
+            Some(SHUTDOWN_REBOOT) => running.config.on_reboot,
+            Some(_) => running.config.on_crash,
+        };
+        let what = reason.map_or("was destroyed", reason_text);
+        log(&format!("Domain {} \"{name}\" {what}: {}", domain.0, action_text(action)));
+        match action {
+            Action::Preserve => {
+                self.running.borrow_mut().remove(&domain);
+            }
+            Action::Destroy => {
+                let _ = self.destroy(domain).await;
+            }
+            Action::Restart => {
+                let _ = self.destroy(domain).await;
+                self.restart(running, log).await;
+            }
+            Action::RenameRestart => {
+                self.running.borrow_mut().remove(&domain);
+                let _ = self.store.write(&format!("/local/domain/{}/name", domain.0), format!("{name}-{}", domain.0));
+                let fresh = Running { uuid: self.fresh_uuid(&name), ..running };
+                self.restart(fresh, log).await;
+            }
+        }
+    }
+
+    async fn restart(&self, running: Running, log: &impl Fn(&str)) {
+        if self.hypervisor.uptime().saturating_sub(running.started) < QUICK_NS {
+            sleep(Duration::from_nanos(QUICK_NS)).await;
+        }
+        let name = running.config.name.clone();
+        match self.create_as(running.config, running.uuid, false) {
+            Ok(domain) => log(&format!("Domain \"{name}\" is running again, as {}", domain.0)),
+            Err(error) => log(&format!("Domain \"{name}\" cannot be restarted: {error}")),
+        }
+    }
+}
+
+fn reason_text(reason: u32) -> &'static str {
+    match reason {
+        SHUTDOWN_POWEROFF => "has powered off",
+        SHUTDOWN_REBOOT => "asks for a reboot",
+        SHUTDOWN_SUSPEND => "has suspended",
+        shared_abi::sched::SHUTDOWN_CRASH => "has crashed",
+        shared_abi::sched::SHUTDOWN_WATCHDOG => "was stopped by its watchdog",
+        _ => "has stopped",
+    }
+}
+
+fn action_text(action: Action) -> &'static str {
+    match action {
+        Action::Destroy => "destroying it",
+        Action::Restart => "restarting it",
+        Action::RenameRestart => "keeping it and starting another",
+        Action::Preserve => "keeping it",
+    }
+}
