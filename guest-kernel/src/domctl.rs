@@ -88,7 +88,12 @@ pub fn vcpu_info(domain: DomId, vcpu: VcpuId) -> Result<DomctlGetvcpuinfo> {
     Ok(simple(XEN_DOMCTL_GETVCPUINFO, domain, |d| d.set_getvcpuinfo(arg))?.getvcpuinfo())
 }
 
-fn share_op(domain: DomId, scheduler: u32, cmd: u32, share: DomctlSchedCredit2) -> Result<DomctlSchedCredit2> {
+fn share_op(
+    domain: DomId,
+    scheduler: u32,
+    cmd: u32,
+    share: DomctlSchedCredit2,
+) -> Result<DomctlSchedCredit2> {
     let mut op = DomctlSchedulerOp { sched_id: scheduler, cmd, ..Default::default() };
     op.set_credit2(share);
     Ok(simple(XEN_DOMCTL_SCHEDULER_OP, domain, |d| d.set_scheduler_op(op))?.scheduler_op().credit2())
@@ -133,5 +138,8 @@ pub fn populate(domain: DomId, first: Pfn, frames: &mut [Mfn]) -> Result<()> {
 
 /// Tells a domain that its memory may reach `bytes`.
 pub fn set_memory_limit_map(domain: DomId, bytes: u64) -> Result<()> {
-    set_memory_map(domain, &mut [E820Entry { addr: 0, size: bytes, r#type: shared_abi::memory::e820_type::RAM }])
+    set_memory_map(
+        domain,
+        &mut [E820Entry { addr: 0, size: bytes, r#type: shared_abi::memory::e820_type::RAM }],
+    )
 }

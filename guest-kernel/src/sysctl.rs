@@ -1,8 +1,8 @@
 //! What a control domain asks the hypervisor about the machine: `sysctl` and `xen_version`.
 
-use guest_machine::control;
 use alloc::vec;
 use alloc::vec::Vec;
+use guest_machine::control;
 use shared_abi::domctl::DomctlGetdomaininfo;
 use shared_abi::sysctl::*;
 use shared_abi::{DomId, Errno};

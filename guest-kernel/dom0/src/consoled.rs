@@ -4,6 +4,8 @@
 //! it waits for room in its own ring meanwhile.
 
 use crate::byte_ring::{Corrupt, Inward, Outward, Place};
+use crate::toolstack::build::Built;
+use crate::toolstack::manager::ConsoleHub;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -140,6 +142,16 @@ impl Consoles {
     /// A domain's console.
     pub fn get(&self, domain: DomId) -> Option<Rc<Console>> {
         self.all.borrow().get(&domain).map(|(console, _)| console.clone())
+    }
+}
+
+impl ConsoleHub for Consoles {
+    fn add(&self, built: &Built) -> Result<(), Errno> {
+        Consoles::add(self, built.domain, built.console, built.console_port)
+    }
+
+    fn remove(&self, domain: DomId) {
+        Consoles::remove(self, domain);
     }
 }
 

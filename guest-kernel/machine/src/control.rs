@@ -51,15 +51,10 @@ unsafe fn sysctl_raw(sysctl: &mut Sysctl) -> Result<()> {
 
 /// Issues a `domctl` whose argument holds no address. `EOPNOTSUPP` for any other command.
 pub fn domctl(domctl: &mut Domctl) -> Result<()> {
-    let query = matches!(
-        domctl.cmd,
-        XEN_DOMCTL_GETDOMAININFO | XEN_DOMCTL_GETVCPUINFO | XEN_DOMCTL_CREATEDOMAIN
-    );
+    let query =
+        matches!(domctl.cmd, XEN_DOMCTL_GETDOMAININFO | XEN_DOMCTL_GETVCPUINFO | XEN_DOMCTL_CREATEDOMAIN);
     let scheduling = domctl.cmd == XEN_DOMCTL_SCHEDULER_OP
-        && matches!(
-            domctl.scheduler_op().cmd,
-            XEN_DOMCTL_SCHEDOP_PUTINFO | XEN_DOMCTL_SCHEDOP_GETINFO
-        );
+        && matches!(domctl.scheduler_op().cmd, XEN_DOMCTL_SCHEDOP_PUTINFO | XEN_DOMCTL_SCHEDOP_GETINFO);
     let change = matches!(
         domctl.cmd,
         XEN_DOMCTL_DESTROYDOMAIN
@@ -112,9 +107,8 @@ pub fn vcpu_affinity(domain: DomId, vcpu: VcpuId, cpus: u32) -> Result<(Vec<u32>
     domctl.set_vcpuaffinity(DomctlVcpuaffinity { vcpu, flags, cpumap_hard: hard, cpumap_soft: soft });
     // SAFETY: the maps are ours and as long as they say.
     unsafe { domctl_raw(&mut domctl)? };
-    let [hard, soft] = maps.map(|map| {
-        (0..cpus).filter(|cpu| map[*cpu as usize / 8] & 1 << (cpu % 8) != 0).collect()
-    });
+    let [hard, soft] =
+        maps.map(|map| (0..cpus).filter(|cpu| map[*cpu as usize / 8] & 1 << (cpu % 8) != 0).collect());
     Ok((hard, soft))
 }
 
@@ -122,7 +116,8 @@ pub fn vcpu_affinity(domain: DomId, vcpu: VcpuId, cpus: u32) -> Result<(Vec<u32>
 pub fn sysctl(sysctl: &mut Sysctl) -> Result<()> {
     let scheduling =
         sysctl.cmd == XEN_SYSCTL_SCHEDULER_OP && sysctl.scheduler_op().sched_id == XEN_SCHEDULER_CREDIT2;
-    if !scheduling && !matches!(sysctl.cmd, XEN_SYSCTL_PHYSINFO | XEN_SYSCTL_SCHED_ID | XEN_SYSCTL_AVAILHEAP) {
+    if !scheduling && !matches!(sysctl.cmd, XEN_SYSCTL_PHYSINFO | XEN_SYSCTL_SCHED_ID | XEN_SYSCTL_AVAILHEAP)
+    {
         return Err(Errno::EOPNOTSUPP);
     }
     // SAFETY: the commands above hold no address.
@@ -257,7 +252,9 @@ pub fn version_text(text: VersionText) -> Result<Vec<u8>> {
 /// How the hypervisor was built, and where its address range starts.
 pub fn build_info() -> Result<(CompileInfo, PlatformParameters)> {
     let (mut compile, mut platform) = (CompileInfo::new_zeroed(), PlatformParameters::new_zeroed());
-    for (cmd, address) in [(XENVER_COMPILE_INFO, out(&mut compile)), (XENVER_PLATFORM_PARAMETERS, out(&mut platform))] {
+    for (cmd, address) in
+        [(XENVER_COMPILE_INFO, out(&mut compile)), (XENVER_PLATFORM_PARAMETERS, out(&mut platform))]
+    {
         // SAFETY: each structure is the command's.
         check(unsafe { call(nr::XEN_VERSION, [cmd as usize, address.0 as usize, 0, 0, 0]) })?;
     }

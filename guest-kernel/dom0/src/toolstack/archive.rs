@@ -65,7 +65,11 @@ impl<'a> Archive<'a> {
 /// Name, size and type of a header whose checksum is right.
 fn entry(header: &[u8]) -> Option<(String, usize, u8)> {
     let octal = |field: &[u8]| usize::from_str_radix(text(field)?.trim(), 8).ok();
-    let sum: usize = header.iter().enumerate().map(|(n, byte)| if (148..156).contains(&n) { 32 } else { usize::from(*byte) }).sum();
+    let sum: usize = header
+        .iter()
+        .enumerate()
+        .map(|(n, byte)| if (148..156).contains(&n) { 32 } else { usize::from(*byte) })
+        .sum();
     if octal(&header[148..156])? != sum {
         return None;
     }

@@ -76,7 +76,8 @@ pub fn remove(store: &Client, domain: DomId) {
     for kind in ["vbd", "vif", "console"] {
         let _ = store.rm(&format!("/local/domain/0/backend/{kind}/{}", domain.0));
     }
-    for path in vm.into_iter().chain([format!("/libxl/{}", domain.0), format!("/local/domain/{}", domain.0)]) {
+    for path in vm.into_iter().chain([format!("/libxl/{}", domain.0), format!("/local/domain/{}", domain.0)])
+    {
         // Gone already is as good.
         let _ = store.rm(&path);
     }
@@ -120,7 +121,11 @@ fn all<'a>(config: &'a DomainConfig, identity: &Identity<'_>) -> Vec<Directory<'
     directory(
         vm.clone(),
         readable_by(domain),
-        Vec::from([("uuid", uuid), ("name", config.name.clone()), ("start_time", format!("{}.00", identity.started))]),
+        Vec::from([
+            ("uuid", uuid),
+            ("name", config.name.clone()),
+            ("start_time", format!("{}.00", identity.started)),
+        ]),
     );
     directory(format!("{vm}/image"), readable_by(domain), image);
     directory(format!("/libxl/{id}"), dom0_only(), Vec::from([("type", "pv".into())]));
@@ -132,11 +137,19 @@ fn all<'a>(config: &'a DomainConfig, identity: &Identity<'_>) -> Vec<Directory<'
     directory(
         format!("{home}/memory"),
         readable_by(domain),
-        Vec::from([("static-max", kib(config.maxmem)), ("target", kib(config.memory)), ("videoram", "0".into())]),
+        Vec::from([
+            ("static-max", kib(config.maxmem)),
+            ("target", kib(config.memory)),
+            ("videoram", "0".into()),
+        ]),
     );
     for vcpu in 0..config.maxvcpus {
         let available = if vcpu < config.vcpus { "online" } else { "offline" };
-        directory(format!("{home}/cpu/{vcpu}"), readable_by(domain), Vec::from([("availability", available.into())]));
+        directory(
+            format!("{home}/cpu/{vcpu}"),
+            readable_by(domain),
+            Vec::from([("availability", available.into())]),
+        );
     }
     for name in ["device", "control"] {
         directory(format!("{home}/{name}"), readable_by(domain), Vec::new());
@@ -147,7 +160,8 @@ fn all<'a>(config: &'a DomainConfig, identity: &Identity<'_>) -> Vec<Directory<'
     for name in ["data", "drivers", "feature", "attr", "error"] {
         directory(format!("{home}/{name}"), owned_by(domain), Vec::new());
     }
-    let rings = [("store", built.xenstore, built.xenstore_port), ("console", built.console, built.console_port)];
+    let rings =
+        [("store", built.xenstore, built.xenstore_port), ("console", built.console, built.console_port)];
     for (name, frame, port) in rings {
         let entries = Vec::from([("port", port.0.to_string()), ("ring-ref", frame.0.to_string())]);
         directory(format!("{home}/{name}"), readable_by(domain), entries);
@@ -163,7 +177,11 @@ fn all<'a>(config: &'a DomainConfig, identity: &Identity<'_>) -> Vec<Directory<'
         ("tty", String::new()),
     ]);
     directory(console.frontend.clone(), readable_by(domain), entries);
-    directory(console.backend.clone(), readable_by(domain), console.back(Vec::from([("protocol", "vt100".into())])));
+    directory(
+        console.backend.clone(),
+        readable_by(domain),
+        console.back(Vec::from([("protocol", "vt100".into())])),
+    );
 
     for disk in &config.disks {
         let number = disk.number.to_string();

@@ -25,6 +25,8 @@ use shared_abi::{DomId, Errno};
 /// How long backends may take to let go of a domain.
 const BACKENDS: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
+/// Where configurations lie that are started with dom0.
+pub const AUTOSTART: &str = "etc/xen/auto/";
 /// A domain that ends sooner than this after its start is not restarted at once.
 const QUICK_NS: u64 = 2_000_000_000;
 
@@ -109,11 +111,25 @@ impl<H: Hypervisor> Manager<H> {
         self.create_as(config, uuid, paused)
     }
 
+    /// Creates the domains whose configurations lie in [`AUTOSTART`]; which files those were, and what became
+    /// of each.
+    pub fn autostart(&self) -> Vec<(String, Result<DomId, String>)> {
+        let files = self
+            .files
+            .list()
+            .into_iter()
+            .filter(|path| path.starts_with(AUTOSTART) && path.ends_with(".cfg"));
+        files
+            .map(|path| (path.into(), self.read_config(path).and_then(|config| self.create(config, false))))
+            .collect()
+    }
+
     fn create_as(&self, config: DomainConfig, uuid: [u8; 16], paused: bool) -> Result<DomId, String> {
         if let Some(other) = self.find(&config.name).filter(|_| config.name.parse::<u16>().is_err()) {
             return Err(format!("a domain named \"{}\" is running already, as {}", config.name, other.0));
         }
-        let read = |path: &String| self.files.read(path).ok_or_else(|| format!("cannot read {path}: no such file"));
+        let read =
+            |path: &String| self.files.read(path).ok_or_else(|| format!("cannot read {path}: no such file"));
         let kernel = read(&config.kernel)?;
         let ramdisk = config.ramdisk.as_ref().map(read).transpose()?;
         let built = build::build(&self.hypervisor, &config, uuid, kernel, ramdisk)?;
@@ -133,7 +149,8 @@ impl<H: Hypervisor> Manager<H> {
 
     fn connect(&self, config: &DomainConfig, built: &Built, uuid: [u8; 16]) -> Result<(), String> {
         let identity = Identity { built, uuid, started: self.hypervisor.wallclock() };
-        entries::write(&self.store, config, &identity).map_err(|error| format!("cannot write to xenstore: {error}"))?;
+        entries::write(&self.store, config, &identity)
+            .map_err(|error| format!("cannot write to xenstore: {error}"))?;
         self.consoles.add(built).map_err(|errno| format!("cannot serve the console: {}", errno.name()))?;
         self.server
             .borrow_mut()
@@ -167,7 +184,9 @@ impl<H: Hypervisor> Manager<H> {
         let start = self.hypervisor.uptime();
         while !backends.is_empty() && self.hypervisor.uptime() - start < BACKENDS.as_nanos() as u64 {
             sleep(POLL).await;
-            backends.retain(|path| self.store.read_text(&format!("{path}/state")).is_some_and(|state| state != "6"));
+            backends.retain(|path| {
+                self.store.read_text(&format!("{path}/state")).is_some_and(|state| state != "6")
+            });
         }
         self.take_apart(domain)
     }
@@ -191,7 +210,8 @@ impl<H: Hypervisor> Manager<H> {
     /// Sets how much memory a domain is to have, and lets it have no more.
     pub fn set_memory(&self, domain: DomId, kib: u64) -> Result<(), String> {
         let home = format!("/local/domain/{}/memory", domain.0);
-        let max: Option<u64> = self.store.read_text(&format!("{home}/static-max")).and_then(|text| text.parse().ok());
+        let max: Option<u64> =
+            self.store.read_text(&format!("{home}/static-max")).and_then(|text| text.parse().ok());
         if let Some(max) = max.filter(|max| kib > *max) {
             return Err(format!("memory target {kib} KiB exceeds the domain's maximum of {max} KiB"));
         }
@@ -255,7 +275,9 @@ impl<H: Hypervisor> Manager<H> {
             }
             Action::RenameRestart => {
                 self.running.borrow_mut().remove(&domain);
-                let _ = self.store.write(&format!("/local/domain/{}/name", domain.0), format!("{name}-{}", domain.0));
+                let _ = self
+                    .store
+                    .write(&format!("/local/domain/{}/name", domain.0), format!("{name}-{}", domain.0));
                 let fresh = Running { uuid: self.fresh_uuid(&name), ..running };
                 self.restart(fresh, log).await;
             }

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod build;
 pub mod config;
+pub mod deaths;
 pub mod entries;
 pub mod hypervisor;
 pub mod manager;

@@ -155,7 +155,9 @@ impl Ring {
     fn turn(&mut self, server: &RefCell<Server>, conn: ConnId) -> Result<bool, Broken> {
         let mut moved = false;
         for _ in 0..BURST {
-            while let Some(message) = self.output.is_empty().then(|| server.borrow_mut().take_output(conn)).flatten() {
+            while let Some(message) =
+                self.output.is_empty().then(|| server.borrow_mut().take_output(conn)).flatten()
+            {
                 message.encode(&mut self.output);
             }
             let sent = self.responses.put(&self.page, &self.output)?;

@@ -9,8 +9,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use shared_abi::arch_x86::{VGCF_IN_KERNEL, VGCF_ONLINE, VcpuGuestContext};
-use shared_abi::grant_table::{GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS, GrantEntryV1};
-use shared_abi::xen::{MAX_GUEST_CMDLINE, SIF_MOD_START_PFN, SharedInfo, StartInfo, StartInfoConsoleDomu, VcpuInfo};
+use shared_abi::grant_table::{
+    GNTTAB_RESERVED_CONSOLE, GNTTAB_RESERVED_XENSTORE, GTF_PERMIT_ACCESS, GrantEntryV1,
+};
+use shared_abi::xen::{
+    MAX_GUEST_CMDLINE, SIF_MOD_START_PFN, SharedInfo, StartInfo, StartInfoConsoleDomu, VcpuInfo,
+};
 use shared_abi::{DomId, Errno, Mfn, Pfn, Port};
 use zerocopy::IntoBytes;
 
@@ -89,12 +93,15 @@ pub fn build<H: Hypervisor>(
         let share = Share { weight, cap: config.cap.unwrap_or(share.cap) };
         hypervisor.set_share(domain, share).map_err(failed("cannot set cpu_weight and cap"))?;
     }
-    let p2m = hypervisor.populate(domain, Pfn(0), pages).map_err(failed("cannot give the domain its memory"))?;
+    let p2m =
+        hypervisor.populate(domain, Pfn(0), pages).map_err(failed("cannot give the domain its memory"))?;
     let memory = Memory { hypervisor, domain, p2m: &p2m };
     memory.load(&layout, &kernel, ramdisk)?;
 
-    let console_port = hypervisor.alloc_port(domain).map_err(failed("cannot make the console's event channel"))?;
-    let xenstore_port = hypervisor.alloc_port(domain).map_err(failed("cannot make xenstore's event channel"))?;
+    let console_port =
+        hypervisor.alloc_port(domain).map_err(failed("cannot make the console's event channel"))?;
+    let xenstore_port =
+        hypervisor.alloc_port(domain).map_err(failed("cannot make xenstore's event channel"))?;
     let built = Built {
         domain,
         console: memory.mfn(layout.console)?,
@@ -120,7 +127,11 @@ fn check_free<H: Hypervisor>(hypervisor: &H, pages: u64) -> Result<(), String> {
     let free = hypervisor.machine().map_err(failed("cannot ask for free memory"))?.free_pages;
     if pages > free {
         let mib = |pages: u64| pages * PAGE >> 20;
-        return Err(format!("not enough free memory: the domain asks for {} MiB, {} MiB are free", mib(pages), mib(free)));
+        return Err(format!(
+            "not enough free memory: the domain asks for {} MiB, {} MiB are free",
+            mib(pages),
+            mib(free)
+        ));
     }
     Ok(())
 }
@@ -165,7 +176,8 @@ impl<H: Hypervisor> Memory<'_, H> {
             let first = (next / PAGE) as usize;
             let last = (end.div_ceil(PAGE) as usize).min(first + CHUNK);
             let frames = self.p2m.get(first..last).ok_or("a part of the kernel lies outside the domain")?;
-            let pages = self.hypervisor.map(self.domain, frames).map_err(failed("cannot map the domain's memory"))?;
+            let pages =
+                self.hypervisor.map(self.domain, frames).map_err(failed("cannot map the domain's memory"))?;
             let stop = end.min(last as u64 * PAGE);
             while next < stop {
                 let done = (next - at) as usize;
@@ -196,9 +208,18 @@ impl<H: Hypervisor> Memory<'_, H> {
         self.write(layout.tables.start * PAGE, tables.as_bytes(), 0)
     }
 
-    fn start_info(&self, layout: &Layout, config: &DomainConfig, ramdisk: u64, built: &Built) -> Result<(), String> {
-        let shared_info =
-            self.hypervisor.info(self.domain).map_err(failed("cannot ask for the domain's state"))?.shared_info;
+    fn start_info(
+        &self,
+        layout: &Layout,
+        config: &DomainConfig,
+        ramdisk: u64,
+        built: &Built,
+    ) -> Result<(), String> {
+        let shared_info = self
+            .hypervisor
+            .info(self.domain)
+            .map_err(failed("cannot ask for the domain's state"))?
+            .shared_info;
         let mut info = StartInfo::default();
         copy_text(&mut info.magic, "xen-3.0-x86_64");
         copy_text(&mut info.cmd_line, &config.cmdline);
@@ -206,7 +227,8 @@ impl<H: Hypervisor> Memory<'_, H> {
         info.shared_info = shared_info.0 * PAGE;
         info.store_mfn = built.xenstore;
         info.store_evtchn = built.xenstore_port.0;
-        let console = StartInfoConsoleDomu { mfn: built.console, evtchn: built.console_port.0, ..Default::default() };
+        let console =
+            StartInfoConsoleDomu { mfn: built.console, evtchn: built.console_port.0, ..Default::default() };
         info.set_console_domu(console);
         info.pt_base = layout.address(layout.tables.start);
         info.nr_pt_frames = layout.tables.end - layout.tables.start;
@@ -224,7 +246,8 @@ impl<H: Hypervisor> Memory<'_, H> {
         self.write(layout.start_info * PAGE, info.as_bytes(), PAGE)?;
 
         // Events stay masked until the kernel has installed its handlers.
-        let page = self.hypervisor.map(self.domain, &[shared_info]).map_err(failed("cannot map shared_info"))?;
+        let page =
+            self.hypervisor.map(self.domain, &[shared_info]).map_err(failed("cannot map shared_info"))?;
         let vcpus = core::mem::offset_of!(SharedInfo, vcpu_info);
         let mask = core::mem::offset_of!(VcpuInfo, evtchn_upcall_mask);
         for vcpu in 0..shared_abi::arch_x86::XEN_LEGACY_MAX_VCPUS {
@@ -236,9 +259,13 @@ impl<H: Hypervisor> Memory<'_, H> {
     /// Grants the two rings to dom0 under the references that are reserved for them, so that a backend needs
     /// no privilege to map them.
     fn seed_grants(&self, built: &Built) -> Result<(), String> {
-        let frame = self.hypervisor.grant_frame(self.domain).map_err(failed("cannot find the grant table"))?;
-        let table = self.hypervisor.map(self.domain, &[frame]).map_err(failed("cannot map the grant table"))?;
-        for (reference, frame) in [(GNTTAB_RESERVED_CONSOLE, built.console), (GNTTAB_RESERVED_XENSTORE, built.xenstore)] {
+        let frame =
+            self.hypervisor.grant_frame(self.domain).map_err(failed("cannot find the grant table"))?;
+        let table =
+            self.hypervisor.map(self.domain, &[frame]).map_err(failed("cannot map the grant table"))?;
+        for (reference, frame) in
+            [(GNTTAB_RESERVED_CONSOLE, built.console), (GNTTAB_RESERVED_XENSTORE, built.xenstore)]
+        {
             let frame = u32::try_from(frame.0).map_err(|_| "a ring lies above 16 TiB")?;
             let entry = GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid: DomId(0), frame };
             table.write(reference as usize * size_of::<GrantEntryV1>(), entry.as_bytes());
