@@ -94,11 +94,108 @@ impl FrameTable {
         rights: &Rights<'_>,
         work: &mut Work<'_>,
     ) -> Progress<u64> {
-        let level = table.level();
+        self.update(table.number(), table.level(), index, new, store, rights, work)
+    }
+
+    /// As `update_entry`, of a table whose use the caller holds.
+    #[inline]
+    #[allow(clippy::too_many_arguments)]
+    fn update(
+        &self,
+        table: u32,
+        level: u32,
+        index: usize,
+        new: u64,
+        store: Store,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<u64> {
+        if level == 1
+            && index < pte::ENTRIES
+            && let Some(old) = self.update_l1_quickly(table, index, new, store, rights, work)
+        {
+            return Ok(old);
+        }
+        self.update_slowly(table, level, index, new, store, rights, work)
+    }
+
+    /// The commonest updates, in a straight line: of an L1 table, nothing to wait for or check beyond the
+    /// frame's word. `None`, and nothing has happened, where more is needed.
+    #[inline]
+    fn update_l1_quickly(
+        &self,
+        table: u32,
+        index: usize,
+        new: u64,
+        store: Store,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Option<u64> {
+        if matches!(store, Store::IfIs(_)) {
+            return None;
+        }
+        let slot = self.ram().entry(table, index);
+        let old = slot.load(Acquire);
+        let both = old & new & pte::PRESENT != 0;
+        let keep = if store == Store::PreserveAd { old & (pte::ACCESSED | pte::DIRTY) } else { 0 };
+        if new & pte::PRESENT == 0 {
+            slot.compare_exchange(old, new | keep, AcqRel, Acquire).ok()?;
+        } else {
+            if new & MEMORY_TYPE != 0 {
+                return None;
+            }
+            let checked = (new | pte::USER) & !pte::GLOBAL;
+            if both && (old ^ new) & pte::ADDR_MASK == 0 {
+                if new & !old & pte::RW != 0 {
+                    return None;
+                }
+                slot.compare_exchange(old, checked | keep, AcqRel, Acquire).ok()?;
+                if old & !new & pte::RW != 0 {
+                    self.put_write(old);
+                }
+                return Some(old);
+            }
+            let entry = self.named(pte::mfn(new))?;
+            let taken = if new & pte::RW != 0 {
+                entry.acquire_ready(rights.frames, Type::Writable)
+            } else {
+                entry.get_ref(rights.frames).is_ok()
+            };
+            if !taken {
+                return None;
+            }
+            if slot.compare_exchange(old, checked | keep, AcqRel, Acquire).is_err() {
+                self.put_entry(1, checked, work);
+                return None;
+            }
+        }
+        if old & pte::PRESENT != 0 {
+            let many = self.named(pte::mfn(old)).is_some_and(|entry| {
+                if old & pte::RW != 0 { entry.put_type_of_many() } else { entry.put_ref_of_many() }
+            });
+            if !many {
+                self.put_entry(1, old, work);
+            }
+        }
+        Some(old)
+    }
+
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments)]
+    fn update_slowly(
+        &self,
+        table: u32,
+        level: u32,
+        index: usize,
+        new: u64,
+        store: Store,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<u64> {
         if index >= pte::ENTRIES || is_hv_slot(level, index) {
             return Err(EINVAL);
         }
-        let slot = self.ram().entry(table.number(), index);
+        let slot = self.ram().entry(table, index);
         let mut old = slot.load(Acquire);
         // The entry to store, once references to what it names are taken.
         let mut taken = None;
@@ -125,11 +222,8 @@ impl FrameTable {
             let preserved = if store == Store::PreserveAd { old & (pte::ACCESSED | pte::DIRTY) } else { 0 };
             match slot.compare_exchange(old, checked | preserved, AcqRel, Acquire) {
                 Ok(_) if shortcut && taken.is_none() => {
-                    if level == 1
-                        && old & !new & pte::RW != 0
-                        && let Holds::Use(mfn) = self.holds(level, old)
-                    {
-                        self.put_type_only(mfn);
+                    if level == 1 && old & !new & pte::RW != 0 {
+                        self.put_write(old);
                     }
                     return Ok(old);
                 }
@@ -153,6 +247,7 @@ impl FrameTable {
 
     /// `mmu_update` of one entry or word: `MMU_NORMAL_PT_UPDATE`, `MMU_PT_UPDATE_PRESERVE_AD`. `offset` is
     /// the byte within the frame, a multiple of 8. A frame that is no page table is written as data.
+    #[inline]
     pub fn mmu_update(
         &self,
         mfn: Mfn,
@@ -165,11 +260,26 @@ impl FrameTable {
         if offset >= 4096 || !offset.is_multiple_of(8) {
             return Err(EINVAL);
         }
-        if let Some(table) = self.get_table(mfn, rights.tables) {
-            let done = self.update_entry(&table, offset / 8, value, store, rights, work);
-            table.release(work);
-            return done.map(drop);
+        let Some(entry) = self.named(mfn) else { return Err(EINVAL) };
+        let level = entry.acquire_table(rights.tables);
+        if level == 0 {
+            return self.write_data(mfn, offset, value, rights, work);
         }
+        let number = mfn.0 as u32;
+        let done = self.update(number, level, offset / 8, value, store, rights, work);
+        self.put_type(number, work);
+        done.map(drop)
+    }
+
+    #[inline(never)]
+    fn write_data(
+        &self,
+        mfn: Mfn,
+        offset: usize,
+        value: u64,
+        rights: &Rights<'_>,
+        work: &mut Work<'_>,
+    ) -> Progress<()> {
         let frame = self.get_writable(mfn, rights.tables, work)?;
         frame.page().store_u64(offset, value);
         frame.release(work);
@@ -259,8 +369,14 @@ impl FrameTable {
         }
     }
 
+    /// Gives back the use that an L1 entry held for being writable; it keeps its reference.
+    fn put_write(&self, value: u64) {
+        if let Holds::Use(mfn) = self.holds(1, value) {
+            self.put_type_only(mfn);
+        }
+    }
+
     /// Gives back what a present entry held that stands no more.
-    #[inline]
     pub(super) fn put_entry(&self, level: u32, value: u64, work: &mut Work<'_>) {
         match self.holds(level, value) {
             Holds::Nothing => {}

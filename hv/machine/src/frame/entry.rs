@@ -230,8 +230,7 @@ impl<A: Cell64, B: Cell32> Entry<A, B> {
         let mut word = self.word.load();
         loop {
             let now = Word(word);
-            let full = now.refs() == Word::MAX_REFS || now.types() == Word::MAX_TYPES;
-            if word & Word::KEY_MASK != key || now.refs() == 0 || full {
+            if word & Word::KEY_MASK != key || now.refs() == 0 || !now.has_room() {
                 return false;
             }
             match self.word.cas(word, word + Word::REF + Word::TYPE_USE) {
@@ -239,6 +238,50 @@ impl<A: Cell64, B: Cell32> Entry<A, B> {
                 Err(found) => word = found,
             }
         }
+    }
+
+    /// Counts a reference and a use of the checked table of `owner`'s that the frame is; its level, or 0
+    /// if it is none.
+    #[inline]
+    pub fn acquire_table(&self, owner: DomId) -> u32 {
+        let mut word = self.word.load();
+        loop {
+            let now = Word(word);
+            let level = now.ready_level();
+            if level == 0 || now.owner() != owner || !now.has_room() {
+                return 0;
+            }
+            match self.word.cas(word, word + Word::REF + Word::TYPE_USE) {
+                Ok(()) => return level,
+                Err(found) => word = found,
+            }
+        }
+    }
+
+    /// Gives a reference back if others remain; else nothing happens.
+    #[inline]
+    pub fn put_ref_of_many(&self) -> bool {
+        let mut word = self.word.load();
+        while Word(word).refs() > 1 {
+            match self.word.cas(word, word - Word::REF) {
+                Ok(()) => return true,
+                Err(found) => word = found,
+            }
+        }
+        false
+    }
+
+    /// Gives a use of the type back, with its reference, if others remain; else nothing happens.
+    #[inline]
+    pub fn put_type_of_many(&self) -> bool {
+        let mut word = self.word.load();
+        while Word(word).types() > 1 {
+            match self.word.cas(word, word - Word::TYPE_USE - Word::REF) {
+                Ok(()) => return true,
+                Err(found) => word = found,
+            }
+        }
+        false
     }
 
     /// Asks for a reference and a use as `want` of a frame of `owner`'s.
@@ -269,7 +312,7 @@ impl<A: Cell64, B: Cell32> Entry<A, B> {
         if now.phase() == Phase::Dying {
             return Err(Dying);
         }
-        if now.refs() == Word::MAX_REFS || now.types() == Word::MAX_TYPES {
+        if !now.has_room() {
             return Err(Refused(Refusal::Full));
         }
         if now.0 & Word::KEY_MASK == Word::key(owner, want) {

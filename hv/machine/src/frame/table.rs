@@ -159,6 +159,12 @@ impl FrameTable {
         self.entries.get(mfn as usize)
     }
 
+    /// The entry of a frame that a guest named, if the table has one.
+    #[inline]
+    pub(super) fn named(&self, mfn: Mfn) -> Option<&Entry> {
+        self.entries.get(mfn.0 as usize)
+    }
+
     /// The number and entry of a frame that a guest named, if it is RAM (free and unusable RAM too).
     #[inline]
     pub(super) fn find(&self, mfn: Mfn) -> Option<(u32, &Entry)> {

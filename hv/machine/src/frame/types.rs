@@ -160,9 +160,8 @@ impl FrameTable {
 
     /// The page table of `owner`'s that `mfn` is, if it is one already (of whatever level).
     pub fn get_table(&self, mfn: Mfn, owner: DomId) -> Option<Table<'_>> {
-        let (mfn, entry) = self.find(mfn)?;
-        let ty = entry.word().ty();
-        (ty.level() != 0 && entry.acquire_ready(owner, ty)).then(|| Table::adopt(self, mfn, ty.level()))
+        let level = self.named(mfn)?.acquire_table(owner);
+        (level != 0).then(|| Table::adopt(self, mfn.0 as u32, level))
     }
 
     /// Counts a reference and a use as `want` of a frame of `owner`'s, making it that if it can be.
@@ -288,6 +287,13 @@ impl FrameTable {
     /// Gives a use of the type, with its reference, back.
     #[inline]
     pub(super) fn put_type(&self, mfn: u32, work: &mut Work<'_>) {
+        if !self.at(mfn).put_type_of_many() {
+            self.put_last_type(mfn, work);
+        }
+    }
+
+    #[inline(never)]
+    fn put_last_type(&self, mfn: u32, work: &mut Work<'_>) {
         match self.at(mfn).put_type(false, || self.clock().now()) {
             Put::Done => {}
             Put::Last => self.reclaim(mfn),

@@ -146,6 +146,22 @@ impl Word {
         }
     }
 
+    /// The level of the table that the frame is checked and unlocked as, or 0.
+    #[inline]
+    pub const fn ready_level(self) -> u32 {
+        const MASK: u64 = (0b11 << PHASE_AT) | Word::LOCKED;
+        let ty = (self.0 >> TY_AT) as u32 & 7;
+        let ready = self.0 & MASK == (Phase::Valid as u64) << PHASE_AT;
+        if ready && ty.wrapping_sub(Type::L1 as u32) < 4 { ty - 1 } else { 0 }
+    }
+
+    /// Whether one more use of the type can be counted.
+    #[inline]
+    pub const fn has_room(self) -> bool {
+        const TYPES: u64 = Word::MAX_TYPES << TYPES_AT;
+        self.0 & TYPES != TYPES && self.refs() != Word::MAX_REFS
+    }
+
     /// How far checking has come.
     #[inline]
     pub const fn phase(self) -> Phase {
