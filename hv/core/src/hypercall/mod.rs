@@ -7,14 +7,18 @@
 mod callback_op;
 mod console_io;
 pub mod cpu_state;
+pub mod domctl;
 pub mod event_channel_op;
 mod iret;
 pub mod memory_op;
 pub mod mmu_update;
 pub mod mmuext_op;
 mod multicall;
+mod physdev_op;
+mod platform_op;
 mod sched_op;
 mod set_timer_op;
+pub mod sysctl;
 mod update_va_mapping;
 mod vcpu_op;
 mod vm_assist;
@@ -78,6 +82,10 @@ fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
         nr::CONSOLE_IO => console_io::console_io(cur, a),
         nr::VM_ASSIST => vm_assist::vm_assist(cur, a),
         nr::NMI_OP => callback_op::nmi_op(cur, a),
+        nr::PHYSDEV_OP => physdev_op::physdev_op(cur, a),
+        nr::PLATFORM_OP => platform_op::platform_op(cur, a),
+        nr::SYSCTL => sysctl::sysctl(cur, a),
+        nr::DOMCTL => domctl::domctl(cur, a),
         _ => {
             guest_warn!("d{}v{}: unknown hypercall {n}", cur.dom.id, cur.vcpu.id);
             Err(Errno::ENOSYS.into())

@@ -205,6 +205,15 @@ pub fn eoi(dom: &Domain, number: u32) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The domain has dealt with all its devices (`PHYSDEVOP_IRQ_UNMASK_NOTIFY`).
+pub fn eoi_all(dom: &Domain) {
+    for p in dom.pirqs.0.lock().iter_mut() {
+        if core::mem::take(&mut p.waits_for_eoi) {
+            ioapic::mask(p.number, false);
+        }
+    }
+}
+
 /// The interrupt of a pirq came.
 pub(super) fn arrived(dom: &Domain, number: u32) {
     {

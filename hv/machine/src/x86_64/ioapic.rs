@@ -5,6 +5,7 @@ use crate::lock::Mutex;
 use alloc::vec::Vec;
 
 struct IoApic {
+    phys: u64,
     va: u64,
     gsi_base: u32,
     lines: u32,
@@ -41,7 +42,7 @@ impl IoApic {
 /// Adds an I/O APIC at a physical address; all its lines are masked.
 pub fn add(phys: u64, gsi_base: u32) -> Result<(), &'static str> {
     let va = paging::map_mmio(phys, 1).ok_or("no room for an I/O APIC")?;
-    let mut io = IoApic { va, gsi_base, lines: 0 };
+    let mut io = IoApic { phys, va, gsi_base, lines: 0 };
     io.lines = (io.read(1) >> 16 & 0xff) + 1;
     for l in 0..io.lines {
         io.write(0x10 + 2 * l, 1 << 16);
@@ -66,6 +67,13 @@ fn with(gsi: u32, f: impl FnOnce(&IoApic, u32)) -> bool {
         }
         None => false,
     }
+}
+
+/// A register of the I/O APIC at a physical address, for the control domain to look at.
+pub fn register(phys: u64, reg: u32) -> Option<u32> {
+    let all = ALL.lock();
+    let io = all.iter().find(|io| io.phys == phys)?;
+    (reg < 0x10 + 2 * io.lines).then(|| io.read(reg))
 }
 
 /// Lines of all I/O APICs: one past the highest GSI.
