@@ -1,0 +1,75 @@
+//! A guest that tests the library OS against the hypervisor it runs on, as the initial domain.
+//!
+//! Each check prints `PASS name` or `FAIL name: what`; the last line is `library-os: N passed, M
+//! failed`, then the domain powers off. What is expected is what Xen 4.17 was seen to answer, so
+//! the same run on another hypervisor shows where it differs. The command line can ask for an end
+//! by a fault instead: `crash=page`, `crash=stack`, `crash=panic`.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod grants;
+mod memory;
+mod tasks;
+
+use alloc::string::String;
+use guest_kernel::{System, println};
+
+/// What a check found wrong.
+type Verdict = Result<(), String>;
+
+/// Ends a check with a message unless the two are equal.
+macro_rules! check_eq {
+    ($left:expr, $right:expr) => {
+        let (left, right) = (&$left, &$right);
+        if left != right {
+            return Err(alloc::format!("{} is {left:?}, not {right:?}", stringify!($left)));
+        }
+    };
+}
+pub(crate) use check_eq;
+
+guest_kernel::main! {
+    async fn main(sys: System) {
+        match sys.boot.option("crash") {
+            Some("page") => memory::write_to_read_only_page(),
+            Some("stack") => println!("{}", recurse(1)),
+            Some(why) => panic!("asked to: {why}"),
+            None => {}
+        }
+        let (mut passed, mut failed) = (0, 0);
+        let mut judge = |name: &str, verdict: Verdict| match verdict {
+            Ok(()) => {
+                println!("PASS {name}");
+                passed += 1;
+            }
+            Err(why) => {
+                println!("FAIL {name}: {why}");
+                failed += 1;
+            }
+        };
+        judge("the heap gives pages back", memory::heap());
+        judge("shared pages hold what is written", memory::pages());
+        judge("frames become contiguous for a device", memory::contiguous());
+        judge("the balloon goes down and up", memory::balloon());
+        judge("memory of nobody and of ourselves is refused", memory::refusals());
+        judge("firmware's memory can be read", memory::firmware());
+        judge("a granted page is shared", grants::map());
+        judge("bad references are refused", grants::bad_references());
+        judge("copies by reference", grants::copies());
+        judge("grants run out and come back", grants::exhaustion());
+        judge("a mapped page outlives its grant", grants::outlives());
+        judge("events go back and forth", tasks::events().await);
+        judge("ports are closed", tasks::ports());
+        judge("sleeps take their time", tasks::sleeps().await);
+        judge("a quiet channel times out", tasks::timeouts().await);
+        println!("library-os: {passed} passed, {failed} failed");
+    }
+}
+
+/// Uses up the stack, long before the count is reached.
+fn recurse(depth: u64) -> u64 {
+    let frame = core::hint::black_box([depth; 64]);
+    if depth == u64::MAX { 0 } else { frame[1] + recurse(depth + 1) + frame[2] }
+}
