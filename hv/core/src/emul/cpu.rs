@@ -129,7 +129,7 @@ pub trait Cpu {
     fn set_cr4(&mut self, value: u64);
     /// A debug register: 0 to 3, 6 or 7.
     fn dr(&self, n: u8) -> u64;
-    /// Sets a debug register as the hypercall `set_debugreg` does, with its checks.
+    /// Sets a debug register (0 to 3, 6 or 7) as the hypercall `set_debugreg` does, with its checks.
     fn set_dr(&mut self, n: u8, value: u64) -> Result<(), DebugRegError>;
     /// The extended control register `index` (only 0 exists) and its new value; already checked
     /// by [`privop::valid_xcr0`](super::privop::valid_xcr0) against the policy.

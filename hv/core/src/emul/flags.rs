@@ -25,7 +25,7 @@ fn of_result(result: u64, size: u8) -> u64 {
     if sign(result, size) {
         flags |= SF;
     }
-    if (result as u8).count_ones() % 2 == 0 {
+    if (result as u8).count_ones().is_multiple_of(2) {
         flags |= PF;
     }
     flags

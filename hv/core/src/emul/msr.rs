@@ -164,12 +164,16 @@ fn guest_misc_enable(value: u64) -> u64 {
 
 /// CTL of one of the guest's banks.
 fn bank_control(msr: u32) -> bool {
-    (MC0_CTL..=MC31_MISC).contains(&msr) && msr % 4 == 0 && u64::from((msr - MC0_CTL) / 4) < MCG_BANKS
+    in_bank(msr) && msr & 3 == 0
 }
 
 /// STATUS, ADDR or MISC of one of the guest's banks.
 fn bank_report(msr: u32) -> bool {
-    (MC0_CTL..=MC31_MISC).contains(&msr) && msr % 4 != 0 && u64::from((msr - MC0_CTL) / 4) < MCG_BANKS
+    in_bank(msr) && msr & 3 != 0
+}
+
+fn in_bank(msr: u32) -> bool {
+    (MC0_CTL..=MC31_MISC).contains(&msr) && u64::from((msr - MC0_CTL) / 4) < MCG_BANKS
 }
 
 /// A machine-check register. No machine check is delivered, so all of them read as zero but what

@@ -230,7 +230,11 @@ fn debug<C: Cpu>(cpu: &mut C, insn: &Insn) -> Result<(), Stop> {
         }
         (Operand::Dr(n), Operand::Reg(reg)) => {
             let value = read_reg(cpu, reg, 8);
-            cpu.set_dr(number(n)?, value).map_err(|_| Stop::Unhandled)
+            let n = number(n)?;
+            if n >= 6 && value >> 32 != 0 {
+                return Err(Stop::Unhandled);
+            }
+            cpu.set_dr(n, value).map_err(|_| Stop::Unhandled)
         }
         _ => Err(Stop::Unhandled),
     }

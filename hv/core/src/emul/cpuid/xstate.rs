@@ -82,7 +82,7 @@ impl Xstate {
     pub fn clamp(&mut self, max: &Xstate) {
         self.mask &= max.mask;
         self.instructions &= max.instructions;
-        self.components = max.components.clone();
+        self.components = max.components;
     }
 
     /// Bytes of an image of `states` in the standard format.

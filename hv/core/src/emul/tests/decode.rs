@@ -105,7 +105,7 @@ fn register(reg: Reg, size: u8) -> Register {
 fn machine() -> Model {
     let mut cpu = Model::new(&[]);
     for (i, gpr) in cpu.gprs.iter_mut().enumerate() {
-        *gpr = 0x0123_4567_89ab_cdefu64.rotate_left(7 * i as u32) ^ 0x9e37_79b9 * i as u64;
+        *gpr = 0x0123_4567_89ab_cdefu64.rotate_left(7 * i as u32) ^ (0x9e37_79b9 * i as u64);
     }
     cpu.bases = [0x1111_2222_3333, 0x4444_5555_6666_7777, 0];
     cpu

@@ -212,7 +212,7 @@ proptest! {
         } else {
             prop_assert_eq!(cpu.rflags & 0x40 != 0, value == 0);
             prop_assert_eq!(cpu.rflags & 0x80 != 0, value < 0);
-            prop_assert_eq!(cpu.rflags & 4 != 0, (value as u8).count_ones() % 2 == 0);
+            prop_assert_eq!(cpu.rflags & 4 != 0, (value as u8).count_ones().is_multiple_of(2));
         }
     }
 

@@ -64,6 +64,10 @@ fn debug_registers_4_and_5_are_aliases_until_de() {
     cpu.gprs[0] = 0x401;
     assert_eq!(run(&mut cpu, b"\x0f\x23\xe8"), Outcome::Emulated);
     assert_eq!(cpu.drs[7], 0x401);
+    // DR6 and DR7 have no upper halves.
+    cpu.gprs[0] = 1 << 32;
+    assert_eq!(run(&mut cpu, b"\x0f\x23\xf8"), GP);
+    assert_eq!(run(&mut cpu, b"\x0f\x23\xe0"), GP);
     cpu.crs[4] |= 8;
     assert_eq!(run(&mut cpu, b"\x0f\x21\xe0"), Outcome::Inject(Exception::UD));
     assert_eq!(run(&mut cpu, b"\x0f\x23\xe8"), Outcome::Inject(Exception::UD));

@@ -92,7 +92,7 @@ proptest! {
         let before = snapshot(&cpu);
         let fault = if which == 2 && fault & 1 == 0 { cpu.gprs[7] } else { fault };
         let at = cpu.rip;
-        let string = cpu.memory.get(&at).is_some();
+        let string = cpu.memory.contains_key(&at);
         let outcome = match which {
             0 => general_protection(&mut cpu),
             1 => invalid_opcode(&mut cpu),
