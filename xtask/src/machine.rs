@@ -183,6 +183,11 @@ impl Machine {
         }
     }
 
+    /// All that was said so far.
+    pub fn said(&self) -> String {
+        self.console.lock().text.clone()
+    }
+
     /// Types `line` and Enter on the serial console.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
         self.keyboard.write_all(format!("{line}\r").as_bytes())?;

@@ -1,5 +1,7 @@
 //! The scenarios: whole machines in QEMU, one after the other.
 
+mod boot;
+mod conformance;
 mod on_xen;
 
 use anyhow::Result;
@@ -10,7 +12,16 @@ use super::lab::Lab;
 /// A scenario: its name and what it does.
 type Scenario = (&'static str, fn(&mut Lab) -> Result<()>);
 
-const ALL: &[Scenario] = &[("on_xen::dom0_starts", on_xen::dom0_starts)];
+const ALL: &[Scenario] = &[
+    ("boot::multiboot1", boot::multiboot1),
+    ("boot::pvh", boot::pvh),
+    ("boot::disk_by_bios", boot::disk_by_bios),
+    ("boot::disk_by_uefi", boot::disk_by_uefi),
+    ("boot::four_processors", boot::four_processors),
+    ("boot::processor_max", boot::processor_max),
+    ("conformance::answers_are_xens", conformance::answers_are_xens),
+    ("on_xen::dom0_starts", on_xen::dom0_starts),
+];
 
 /// Runs the scenarios whose name contains `filter`, or lists them.
 pub fn run(filter: Option<&str>, list: bool) -> Conclusion {

@@ -1,0 +1,54 @@
+//! What the scenarios boot: built when the first of them asks, once for all.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Result, anyhow};
+
+use crate::build::{self, Built};
+use crate::image::{self, Content};
+use crate::{cmd, paths, workspace};
+
+/// The hypervisor, dom0, the services and the ramdisk.
+pub fn built() -> Result<&'static Built> {
+    static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
+    once(&BUILT, || build::with(None, None))
+}
+
+/// A disk image of [`built`]. A machine that writes to it forgets what it wrote, or works on a copy.
+pub fn image() -> Result<&'static Path> {
+    static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&IMAGE, || {
+        let file = paths::out().join("test.img");
+        image::write(&file, built()?, &Content::default(), false)?;
+        Ok(file)
+    })
+    .map(PathBuf::as_path)
+}
+
+/// [`built`] with the guest called `name` (a package under `tests/guests/`) as dom0.
+pub fn with_dom0(built: &Built, name: &str) -> Result<Built> {
+    let dom0 = build::kernel(&workspace::packages()?, name)?;
+    Ok(Built { dom0, hypervisor: built.hypervisor.clone(), ramdisk: built.ramdisk.clone() })
+}
+
+/// [`built`] with a hypervisor that no Multiboot loader takes: PVH is left.
+pub fn pvh_only(built: &Built) -> Result<Built> {
+    const MAGIC: [u8; 4] = 0x1bad_b002u32.to_le_bytes();
+    let mut file = cmd::read(&built.hypervisor)?;
+    // Multiboot 1 is looked for in the first 8 KiB, at multiples of 4
+    let at = file[..8192.min(file.len())].chunks_exact(4).position(|word| word == MAGIC);
+    let at = at.ok_or_else(|| anyhow!("the hypervisor has no Multiboot 1 header"))? * 4;
+    file[at..at + 4].fill(0);
+    let hypervisor = paths::out().join("oxen-pvh");
+    cmd::write(&hypervisor, &file)?;
+    Ok(Built { hypervisor, dom0: built.dom0.clone(), ramdisk: built.ramdisk.clone() })
+}
+
+fn once<T>(
+    cell: &'static OnceLock<Result<T, String>>,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<&'static T> {
+    let made = cell.get_or_init(|| make().map_err(|error| format!("{error:#}")));
+    made.as_ref().map_err(|error| anyhow!("{error}"))
+}
