@@ -7,11 +7,13 @@
 //! is the bound on what one guest can have in flight.
 
 mod buffers;
+mod serve;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
 pub use buffers::{BUFFER_SIZE, Buffer, Buffers};
+pub use serve::serve;
 
 use crate::block::protocol::{Blkif, Direction, MAX_SEGMENTS, RawRequest, Request, decode};
 use crate::block::{BlockDevice, BlockError, SECTOR_SIZE};

@@ -5,11 +5,13 @@
 //! so one set of buffers serves every guest, and a guest that vanishes leaves nothing behind.
 
 mod receive;
+mod serve;
 #[cfg(test)]
 mod tests;
 mod transmit;
 
 pub use receive::Accepts;
+pub use serve::{Uplink, VirtualPort, serve};
 pub use transmit::Scratch;
 
 use crate::back::blk::Stop;

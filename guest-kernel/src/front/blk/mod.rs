@@ -7,11 +7,13 @@
 //! again, in their old order. Repeating a read, a write of the same data or a discard changes
 //! nothing, so no request is lost and none has a second effect.
 
+mod attach;
 mod device;
 mod pool;
 #[cfg(test)]
 mod tests;
 
+pub use attach::{Options, VirtualDisk, attach};
 pub use device::Disk;
 
 use crate::block::protocol::{

@@ -4,10 +4,13 @@
 //! pages that are granted once: no hypercall per frame, no grant to revoke while somebody might
 //! still use it, and nothing the backend can change after it has been looked at.
 
+mod attach;
 mod receive;
 #[cfg(test)]
 mod tests;
 mod transmit;
+
+pub use attach::{Options, VirtualInterface, attach};
 
 use crate::net::protocol::{Receive, Transmit};
 use crate::net::{Checksum, Nic};

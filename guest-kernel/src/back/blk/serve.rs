@@ -1,0 +1,162 @@
+//! A block backend found in the store: what it offers, its handshake, and its end.
+
+use super::{Backend, Buffers, INDIRECT_SEGMENTS, Stop};
+use crate::block::BlockDevice;
+use crate::events::EventChannel;
+use crate::executor::{Either, select, spawn};
+use crate::grants::{Access, GrantMapping, Peer};
+use crate::hypercall::Errno;
+use crate::xenbus::{Device, PeerStates, XenbusState};
+use crate::xenstore::Result;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use shared_abi::io::blkif::VDISK_READONLY;
+use shared_abi::io::protocols::XEN_IO_PROTO_ABI_X86_64;
+use shared_abi::{GrantRef, Port};
+
+/// Requests of one device in flight.
+const WORKERS: usize = 8;
+/// Pages of one device kept mapped: a frontend's pool, and more.
+const PERSISTENT: usize = 64;
+/// The largest ring is of 2^3 pages: 256 requests.
+const RING_ORDER: u32 = 3;
+
+/// Serves `disk` to the frontend of `device`, one connection after another, until the device is
+/// taken away. Returns with everything given back and the state at `Closed`.
+pub async fn serve<D: BlockDevice + 'static>(
+    device: &Device,
+    disk: Rc<D>,
+    buffers: Rc<Buffers>,
+) -> Result<()> {
+    let result = sessions(device, disk, buffers).await;
+    // The directory may be gone already.
+    let _ = device.switch_state(XenbusState::Closed).await;
+    result
+}
+
+async fn sessions<D: BlockDevice + 'static>(
+    device: &Device,
+    disk: Rc<D>,
+    buffers: Rc<Buffers>,
+) -> Result<()> {
+    announce(device, &*disk).await?;
+    loop {
+        let mut peer = device.watch_peer().await?;
+        device.switch_state(XenbusState::InitWait).await?;
+        let state = loop {
+            match peer.next().await? {
+                state @ (XenbusState::Initialised | XenbusState::Connected) => break Some(state),
+                XenbusState::Unknown => return Ok(()),
+                // From an earlier connection, or a frontend that was never there.
+                XenbusState::Closing | XenbusState::Closed if !online(device).await? => return Ok(()),
+                _ => {}
+            }
+        };
+        if state.is_some() {
+            session(device, &mut peer, &disk, &buffers).await?;
+        }
+        device.switch_state(XenbusState::Closed).await?;
+        if !online(device).await? {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether the toolstack wants the device to be.
+async fn online(device: &Device) -> Result<bool> {
+    Ok(device.read_or("online", 1).await? != 0)
+}
+
+async fn announce(device: &Device, disk: &impl BlockDevice) -> Result<()> {
+    let geometry = disk.geometry();
+    let text = |flag: bool| if flag { "1" } else { "0" };
+    device
+        .publish(&[
+            ("feature-flush-cache", text(geometry.flush)),
+            ("feature-barrier", "1"),
+            ("feature-discard", text(geometry.discard && !geometry.read_only)),
+            ("feature-persistent", "1"),
+            ("feature-max-indirect-segments", &INDIRECT_SEGMENTS.to_string()),
+            ("max-ring-page-order", &RING_ORDER.to_string()),
+            ("max-ring-pages", &(1 << RING_ORDER).to_string()),
+            ("hotplug-status", "connected"),
+        ])
+        .await
+}
+
+/// One connection, from the frontend's parameters to its end.
+async fn session<D: BlockDevice + 'static>(
+    device: &Device,
+    peer: &mut PeerStates,
+    disk: &Rc<D>,
+    buffers: &Rc<Buffers>,
+) -> Result<()> {
+    let protocol = device.read_peer_or("protocol", String::from(XEN_IO_PROTO_ABI_X86_64)).await?;
+    if protocol.trim() != XEN_IO_PROTO_ABI_X86_64 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let references = ring_references(device).await?;
+    let ring = GrantMapping::map(device.peer, &references, Access::ReadWrite)?;
+    let port = Port(device.read_peer("event-channel").await?);
+    let bell = EventChannel::bind_interdomain(device.peer, port)?;
+    let persistent = if device.read_peer_or("feature-persistent", 0).await? != 0 { PERSISTENT } else { 0 };
+    let backend = Backend::new(disk.clone(), Peer(device.peer), ring, bell, buffers.clone(), persistent);
+    let backend = Rc::new(backend.map_err(|_| Errno::EINVAL)?);
+    let geometry = disk.geometry();
+    let info = if geometry.read_only { VDISK_READONLY } else { 0 };
+    device
+        .publish(&[
+            ("sectors", &geometry.sectors.to_string()),
+            ("sector-size", "512"),
+            ("physical-sector-size", "512"),
+            ("info", &info.to_string()),
+        ])
+        .await?;
+    device.switch_state(XenbusState::Connected).await?;
+    for _ in 0..WORKERS {
+        let backend = backend.clone();
+        spawn(async move { backend.worker().await });
+    }
+    let stop = loop {
+        match select(backend.run(), peer.next()).await {
+            Either::Left(stop) => break stop,
+            Either::Right(Ok(XenbusState::Initialised | XenbusState::Connected)) => {}
+            Either::Right(_) => {
+                backend.close();
+                break backend.run().await;
+            }
+        }
+    };
+    if stop == Stop::Corrupt {
+        log::error!("{}: the frontend has broken the ring", device.own);
+        device.switch_state(XenbusState::Closing).await?;
+        return Err(Errno::EIO);
+    }
+    // The workers have nothing in flight; they let go of the ring and the mappings by themselves.
+    Ok(())
+}
+
+async fn ring_references(device: &Device) -> Result<Vec<GrantRef>> {
+    let pages: u32 = match device.read_peer::<u32>("ring-page-order").await {
+        Ok(order) if order <= RING_ORDER => 1 << order,
+        Ok(_) => return Err(Errno::EINVAL),
+        Err(Errno::ENOENT) => device.read_peer_or("num-ring-pages", 1).await?,
+        Err(errno) => return Err(errno),
+    };
+    if !pages.is_power_of_two() || pages > 1 << RING_ORDER {
+        return Err(Errno::EINVAL);
+    }
+    if pages == 1 {
+        match device.read_peer("ring-ref").await {
+            Err(Errno::ENOENT) => {}
+            reference => return reference.map(|reference| [GrantRef(reference)].into()),
+        }
+    }
+    let mut references = Vec::new();
+    for page in 0..pages {
+        references.push(GrantRef(device.read_peer(&format!("ring-ref{page}")).await?));
+    }
+    Ok(references)
+}
