@@ -8,7 +8,7 @@
 use shared_abi::errno::Errno;
 use shared_abi::{DomId, Port};
 
-use super::channel::{Ports, State};
+use super::channel::Ports;
 
 /// Atomic access to the event bits a domain shares with the hypervisor. An implementation must
 /// bound its arguments itself only in so far as these hold: `port` < 4096, `vcpu` < the domain's
@@ -69,11 +69,9 @@ impl Ports {
         from: DomId,
         from_port: Port,
     ) -> Delivery {
-        match self.channel(port) {
-            Ok(c) if c.state == (State::Interdomain { remote: from, port: from_port }) => {
-                self.set_pending(bits, port, c.vcpu)
-            }
-            _ => Delivery::default(),
+        match self.notifies_from(port, from, from_port) {
+            Some(vcpu) => self.set_pending(bits, port, vcpu),
+            None => Delivery::default(),
         }
     }
 

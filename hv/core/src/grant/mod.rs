@@ -3,8 +3,8 @@
 //! The granting domain writes an entry into a table it shares with the hypervisor; the other maps
 //! or copies by reference; the hypervisor marks the entry as in use (`GTF_reading`,
 //! `GTF_writing`) for as long as it is. The hardest decision is what to believe of an entry that
-//! its owner may rewrite at any moment. An entry is read when its first use begins, after the
-//! mark is set by compare-and-swap; what was read is kept in the hypervisor's own record
+//! its owner may rewrite at any moment. An entry is read when its first use begins, by the
+//! compare-and-swap that sets the mark; what was read is kept in the hypervisor's own record
 //! ([`table::GrantTable`]) with a reference to the frame, and every later use goes by that record.
 //!
 //! A mapping's page-table entry holds a reference of its own, which goes when the entry goes, by

@@ -24,6 +24,14 @@ struct Active<'t> {
     writers: u32,
 }
 
+/// Makes the records of a run of entries.
+#[cold]
+fn make_run<'t>(run: &mut Vec<Active<'t>>, owner: DomId) -> Result<(), i16> {
+    run.try_reserve_exact(RUN as usize).map_err(|_| GNTST_NO_SPACE)?;
+    run.resize_with(RUN as usize, || Active { frame: None, by: owner, readers: 0, writers: 0 });
+    Ok(())
+}
+
 /// A domain's grant table.
 pub struct GrantTable<'t> {
     frames: &'t FrameTable,
@@ -97,29 +105,17 @@ impl<'t> GrantTable<'t> {
         self.dying = true;
     }
 
-    fn entry(&self, gref: GrantRef) -> Result<Entry<'_>, i16> {
+    #[inline]
+    fn entry(&self, gref: GrantRef) -> Result<Entry<'t>, i16> {
         let per_page = ENTRIES_PER_PAGE_V1 as u32;
         let shared = self.shared.get((gref.0 / per_page) as usize).ok_or(GNTST_BAD_GNTREF)?;
         Ok(Entry { page: shared.page(), offset: (gref.0 % per_page) as usize * 8 })
     }
 
-    fn active(&self, gref: GrantRef) -> Option<&Active<'t>> {
-        self.active.get((gref.0 / RUN) as usize)?.get((gref.0 % RUN) as usize)
-    }
-
-    fn active_mut(&mut self, gref: GrantRef) -> Option<&mut Active<'t>> {
+    /// The record of an entry, if one was made.
+    #[inline]
+    fn active(&mut self, gref: GrantRef) -> Option<&mut Active<'t>> {
         self.active.get_mut((gref.0 / RUN) as usize)?.get_mut((gref.0 % RUN) as usize)
-    }
-
-    /// Makes the record of an existing entry exist.
-    fn make_active(&mut self, gref: GrantRef) -> Result<(), i16> {
-        let run = self.active.get_mut((gref.0 / RUN) as usize).ok_or(GNTST_BAD_GNTREF)?;
-        if run.is_empty() {
-            run.try_reserve_exact(RUN as usize).map_err(|_| GNTST_NO_SPACE)?;
-            let unused = || Active { frame: None, by: self.owner, readers: 0, writers: 0 };
-            run.resize_with(RUN as usize, unused);
-        }
-        Ok(())
     }
 
     /// The domain that owns the table.
@@ -139,48 +135,45 @@ impl<'t> GrantTable<'t> {
     /// grant this, is in use by another domain, keeps changing, or its domain is dying;
     /// `GNTST_BAD_PAGE` when its frame is not its owner's; `GNTST_NO_SPACE`.
     pub(super) fn pin(&mut self, gref: GrantRef, using: Use, count: u32) -> Result<Mfn, Failure> {
-        self.entry(gref)?;
+        let entry = self.entry(gref)?;
         if self.dying {
             return Err(GNTST_GENERAL_ERROR.into());
         }
-        self.make_active(gref)?;
-        let Some(active) = self.active(gref) else { return Err(GNTST_BAD_GNTREF.into()) };
-        let entry = self.entry(gref)?;
-        let pinned = active.frame.is_some();
-        if pinned && active.by != using.by {
-            return Err(GNTST_GENERAL_ERROR.into());
+        let run = self.active.get_mut((gref.0 / RUN) as usize).ok_or(GNTST_BAD_GNTREF)?;
+        if run.is_empty() {
+            make_run(run, self.owner)?;
         }
-        if !pinned || using.write && active.writers == 0 {
-            entry.mark(using, pinned)?;
-        }
-        let fresh = if pinned {
-            None
-        } else {
-            match self.frames.get(entry.frame(), self.owner) {
-                Ok(frame) => Some(frame),
-                Err(stop) => {
-                    entry.clear(GTF_READING | GTF_WRITING);
-                    return Err(Failure::stop(stop, GNTST_BAD_PAGE));
+        let active = run.get_mut((gref.0 % RUN) as usize).ok_or(GNTST_BAD_GNTREF)?;
+        let mfn = match &active.frame {
+            Some(_) if active.by != using.by => return Err(GNTST_GENERAL_ERROR.into()),
+            Some(frame) => {
+                if using.write && active.writers == 0 {
+                    entry.mark(using, true)?;
                 }
+                frame.mfn()
+            }
+            None => {
+                let mfn = entry.mark(using, false)?;
+                match self.frames.get(mfn, self.owner) {
+                    Ok(frame) => active.frame = Some(frame),
+                    Err(stop) => {
+                        entry.clear(GTF_READING | GTF_WRITING);
+                        return Err(Failure::stop(stop, GNTST_BAD_PAGE));
+                    }
+                }
+                active.by = using.by;
+                self.pinned += 1;
+                mfn
             }
         };
-        self.pinned += u32::from(!pinned);
-        let Some(active) = self.active_mut(gref) else { return Err(GNTST_BAD_GNTREF.into()) };
-        active.by = using.by;
-        if using.write {
-            active.writers += count;
-        } else {
-            active.readers += count;
-        }
-        if fresh.is_some() {
-            active.frame = fresh;
-        }
-        active.frame.as_ref().map(Frame::mfn).ok_or(GNTST_BAD_PAGE.into())
+        let uses = if using.write { &mut active.writers } else { &mut active.readers };
+        *uses += count;
+        Ok(mfn)
     }
 
     /// Ends `count` uses of an entry. TLBs that may hold a mapping of it are flushed already.
     pub(super) fn unpin(&mut self, gref: GrantRef, write: bool, count: u32) {
-        let Some(active) = self.active_mut(gref) else { return };
+        let Some(active) = self.active(gref) else { return };
         let uses = if write { &mut active.writers } else { &mut active.readers };
         debug_assert!(*uses >= count, "more uses of a grant end than began");
         *uses = uses.saturating_sub(count);
@@ -210,7 +203,7 @@ impl<'t> GrantTable<'t> {
         if a == b {
             return Ok(());
         }
-        let in_use = |gref| self.active(gref).is_some_and(|active| active.frame.is_some());
+        let mut in_use = |gref| self.active(gref).is_some_and(|active| active.frame.is_some());
         if in_use(a) || in_use(b) {
             return Err(GNTST_EAGAIN);
         }

@@ -1,6 +1,6 @@
 //! One version-1 entry: 16 bits of flags, 16 bits of domain id, 32 bits of frame number, in
-//! memory that its owner may write at any moment. Flags and domain id are changed together, by
-//! compare-and-swap.
+//! memory that its owner may write at any moment. All 64 are read and marked by one
+//! compare-and-swap, so what was read is what was granted when the mark appeared.
 
 use hv_machine::ram::Page;
 use shared_abi::grant_table::{
@@ -30,12 +30,15 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// Marks the entry as in use, if it grants that. When it is `pinned` already its domain and
-    /// type were checked, and only the right to write is asked for.
-    pub fn mark(&self, using: Use, pinned: bool) -> Result<(), i16> {
+    /// Marks the entry as in use, if it grants that; the frame it names at that instant. When it
+    /// is `pinned` already its domain and type were checked, and only the right to write is asked
+    /// for.
+    #[inline]
+    pub fn mark(&self, using: Use, pinned: bool) -> Result<Mfn, i16> {
         let type_mask = GTF_TYPE_MASK | if using.map { GTF_SUB_PAGE } else { 0 };
+        let mark = GTF_READING | if using.write { GTF_WRITING } else { 0 };
         for _ in 0..ATTEMPTS {
-            let word = self.page.load_u32(self.offset);
+            let word = self.page.load_u64(self.offset);
             let (flags, dom) = (word as u16, DomId((word >> 16) as u16));
             if !pinned && (flags & type_mask != GTF_PERMIT_ACCESS || dom != using.by) {
                 return Err(GNTST_GENERAL_ERROR);
@@ -43,9 +46,8 @@ impl Entry<'_> {
             if using.write && flags & GTF_READONLY != 0 {
                 return Err(GNTST_GENERAL_ERROR);
             }
-            let mark = GTF_READING | if using.write { GTF_WRITING } else { 0 };
-            if self.page.cas_u32(self.offset, word, word | u32::from(mark)).is_ok() {
-                return Ok(());
+            if self.page.cas_u64(self.offset, word, word | u64::from(mark)).is_ok() {
+                return Ok(Mfn(word >> 32));
             }
         }
         Err(GNTST_GENERAL_ERROR)
@@ -54,10 +56,5 @@ impl Entry<'_> {
     /// Takes marks away.
     pub fn clear(&self, marks: u16) {
         self.page.and_u16(self.offset, !marks);
-    }
-
-    /// The frame, as the entry says now.
-    pub fn frame(&self) -> Mfn {
-        Mfn(self.page.load_u32(self.offset + 4).into())
     }
 }

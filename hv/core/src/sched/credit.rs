@@ -151,6 +151,9 @@ impl Credit {
         let first =
             |other: u32| self.cpus.get(other as usize).map_or(u64::MAX, |c| c.first.load(Ordering::SeqCst));
         let Some(best) = others().min_by_key(|other| first(*other)) else { return stolen };
+        if first(best) >= limit {
+            return stolen;
+        }
         // The best queue first; another only when the best one's are not for us.
         for other in core::iter::once(best).chain(others().filter(|o| *o != best)) {
             if first(other) >= limit {
