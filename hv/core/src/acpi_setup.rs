@@ -1,6 +1,92 @@
-//! What the firmware's ACPI tables say of the machine, put to use.
+//! What the firmware's ACPI tables say of the machine, put to use: I/O APICs, ISA lines, power registers, and
+//! the list of CPUs.
+
+use crate::acpi::{Acpi, Memory, Polarity};
+use crate::{power, time_of_day};
+use alloc::vec::Vec;
+use core::ops::Range;
 use hv_machine::x86_64::ioapic::{self, Trigger};
+use hv_machine::x86_64::{apic, firmware, percpu};
+use spin::Once;
+
+static ACPI: Once<Acpi> = Once::new();
+
+struct Physical;
+impl Memory for Physical {
+    fn read(&self, address: u64, buf: &mut [u8]) -> bool {
+        firmware::read(address, buf)
+    }
+}
+
+/// What the rest of boot needs to know.
+pub struct Found {
+    /// Local APIC ids of the CPUs, the BSP's first.
+    pub cpus: Vec<u32>,
+    /// Frames of interrupt controllers: the hypervisor's own.
+    pub kept: Vec<Range<u64>>,
+}
+
+/// Reads the tables and sets up what they describe. `rsdp`: where the loader says they begin.
+pub fn init(rsdp: Option<u64>, noreboot: bool) -> Found {
+    ioapic::disable_8259();
+    let bsp = apic::id();
+    let mut found = Found { cpus: Vec::from([bsp]), kept: Vec::from([0xfee0_0..0xfee0_1]) };
+    let Some(acpi) = Acpi::read(&Physical, rsdp) else {
+        log::warn!("no ACPI: one CPU, one I/O APIC where PCs have it, no power off");
+        if let Err(e) = ioapic::add(0xfec0_0000, 0) {
+            log::error!("{e}");
+        }
+        found.kept.push(0xfec0_0..0xfec0_1);
+        time_of_day::init(0x32);
+        return found;
+    };
+    let acpi = ACPI.call_once(|| acpi);
+    if let Some(madt) = &acpi.madt {
+        for io in &madt.io_apics {
+            if let Err(e) = ioapic::add(io.address.into(), io.gsi_base) {
+                log::error!("I/O APIC at {:#x}: {e}", io.address);
+            }
+            let frame = u64::from(io.address >> 12);
+            found.kept.push(frame..frame + 1);
+        }
+        let others = madt.enabled_cpus().map(|c| c.apic_id).filter(|id| *id != bsp);
+        found.cpus.extend(others.take(percpu::MAX_CPUS - 1));
+    }
+    let fadt = acpi.fadt.as_ref();
+    let port = |r: Option<crate::acpi::Register>| r.and_then(|r| r.port()).unwrap_or(0);
+    power::init(
+        [fadt.map_or(0, |f| port(f.pm1a_control)), fadt.map_or(0, |f| port(f.pm1b_control))],
+        acpi.s5.as_ref().map(|s| [s.a, s.b]),
+        fadt.and_then(|f| f.reset).and_then(|(r, v)| Some((r.port()?, v))),
+        noreboot,
+    );
+    time_of_day::init(fadt.map_or(0, |f| f.century));
+    log::info!(
+        "ACPI at {:#x}: {} CPUs, {} I/O APICs, {} lines, S5 {}",
+        acpi.rsdp,
+        found.cpus.len(),
+        found.kept.len() - 1,
+        ioapic::gsi_end(),
+        if acpi.s5.is_some() { "known" } else { "unknown" }
+    );
+    found
+}
+
+/// The line on which an ISA interrupt arrives.
+pub fn isa_gsi(irq: u8) -> u32 {
+    ACPI.get().and_then(|a| a.madt.as_ref()).map_or(irq.into(), |m| m.isa_route(irq).gsi)
+}
+
 /// How an ISA line signals.
-pub fn isa_trigger(gsi: u32) -> Trigger { if gsi == 9 { Trigger { level: true, low: false } } else { Trigger { level: false, low: false } } }
-/// Sets up.
-pub fn init() { ioapic::disable_8259(); let _ = ioapic::add(0xfec0_0000, 0); }
+pub fn isa_trigger(gsi: u32) -> Trigger {
+    let route = ACPI
+        .get()
+        .and_then(|a| a.madt.as_ref())
+        .and_then(|m| (0..16).map(|irq| m.isa_route(irq)).find(|r| r.gsi == gsi));
+    match route {
+        Some(r) => {
+            Trigger { level: r.trigger == crate::acpi::Trigger::Level, low: r.polarity == Polarity::Low }
+        }
+        None => Trigger { level: false, low: false },
+    }
+}

@@ -2,10 +2,10 @@
 
 use crate::domain::dom0::{self, Plan};
 use crate::mm::frames;
-use crate::{acpi_setup, console, irq, run, time_of_day};
+use crate::{acpi_setup, console, irq, run};
 use hv_machine::boot::BootInfo;
 use hv_machine::heap;
-use hv_machine::x86_64::start::{ModuleBytes, Started};
+use hv_machine::x86_64::start::{self, ModuleBytes, Started};
 use hv_machine::x86_64::{apic, clock, smp, uart};
 
 /// The serial console's settings: `console=none`, `com1=BAUD`, `com2=BAUD`.
@@ -61,6 +61,25 @@ fn dom0_frames(info: &BootInfo) -> u64 {
     n.clamp(min.min(all), max.min(all).max(min.min(all)))
 }
 
+/// Brings the other CPUs up, each by the trampoline in a page below 1 MiB. One that doesn't come is left out.
+fn start_others(cpus: &[u32]) {
+    let info = run::BOOT.get().expect("set before");
+    let low = info.ram().find_map(|r| {
+        let page = r.start.max(0x1000) >> 12;
+        (page < 0x9f && (page + 1) << 12 <= r.end).then_some(page as u8)
+    });
+    let mut n = 1;
+    for apic_id in &cpus[1..] {
+        match low {
+            Some(page) if smp::start_ap(n, *apic_id, page, run::cpu_loop, &mut start::permanent_frame) => n += 1,
+            _ => log::error!("the CPU with APIC id {apic_id} did not start"),
+        }
+    }
+    if cpus.len() > 1 {
+        log::info!("{n} CPUs up");
+    }
+}
+
 /// Starts everything; the BSP then joins the run loop.
 pub fn boot(started: Started) -> ! {
     let info = run::BOOT.call_once(|| started.info);
@@ -76,10 +95,12 @@ pub fn boot(started: Started) -> ! {
         clock::tsc_hz() / 1_000_000,
         clock::tsc_hz() / 1000 % 1000
     );
-    acpi_setup::init();
-    time_of_day::init(0x32);
-    run::init(1, started.m2p);
-    irq::init_serial(4, apic::id());
+    let found = acpi_setup::init(info.rsdp, info.option("noreboot").is_some());
+    let limit = info.option("maxcpus").and_then(|v| v.parse().ok()).unwrap_or(usize::MAX).max(1);
+    let cpus = &found.cpus[..found.cpus.len().min(limit)];
+    run::init(cpus.len(), started.m2p);
+    start_others(cpus);
+    irq::init_serial(acpi_setup::isa_gsi(if uart::base() == 0x2f8 { 3 } else { 4 }), apic::id());
     let free = frames().free_frames();
     log::info!("{} MiB free, heap {} KiB used", free / 256, heap::usage().0 >> 10);
 
@@ -90,8 +111,8 @@ pub fn boot(started: Started) -> ! {
         cmdline: &info.modules[0].cmdline,
         ramdisk: ramdisk.as_ref().map(|r| r.bytes()),
         frames: dom0_frames(info),
-        vcpus: 1,
-        kept: &[0xfec0_0..0xfec0_1, 0xfee0_0..0xfee0_1],
+        vcpus: info.option("dom0_max_vcpus").and_then(|v| v.parse().ok()).unwrap_or(1).clamp(1, 32),
+        kept: &found.kept,
     });
     if let Err(why) = built {
         panic!("dom0 can't be built: {why}");

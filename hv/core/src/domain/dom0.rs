@@ -5,6 +5,7 @@
 //! tables that are read-only to it. The tables are made by hand in the domain's own frames and then
 //! validated by pinning, like any guest's.
 
+use super::grants::Limits;
 use super::kernel::Kernel;
 use super::lifecycle::{Spec, create, make_vcpus, set_context, unpause_domain};
 use super::vcpu::pause;
@@ -131,6 +132,7 @@ pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
         control: true,
         max_vcpus: plan.vcpus,
         max_port: u32::MAX,
+        grants: Limits::DEFAULT,
         policy: policy(Kind::HardwareDomain),
     })
     .map_err(|_| "no memory for dom0")?;

@@ -6,6 +6,7 @@
 //! nothing.
 
 use super::events::raise_global_virq;
+use super::grants::{self, Grants, Limits};
 use super::vcpu::{Callback, pause};
 use super::{Context, Domain, Vcpu, insert, remove};
 use crate::emul::cpuid::Policy;
@@ -40,6 +41,8 @@ pub struct Spec {
     pub max_vcpus: u32,
     /// Largest event channel port.
     pub max_port: u32,
+    /// Limits of its grants.
+    pub grants: Limits,
     /// What CPUID says to it.
     pub policy: Policy,
 }
@@ -69,6 +72,7 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         ports,
         event_lock: Mutex::new(rank::EVENT, event::Control::new()),
         vcpus: Once::new(),
+        grants: Grants::new(spec.id, spec.grants)?,
         memory: Account::new(0),
         policy: Mutex::new(rank::DOMAIN, Arc::new(spec.policy)),
         rights: Mutex::new(rank::MEMORY, crate::irq::rights::Rights::new(spec.control)),
@@ -77,6 +81,7 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         shutdown: AtomicI64::new(-1),
         shutdown_code: AtomicI64::new(-1),
         dying: AtomicBool::new(false),
+        relinquished: AtomicBool::new(false),
         assists: AtomicU64::new(0),
         time_offset: AtomicI64::new(0),
         e820: Mutex::new(rank::DOMAIN, Vec::new()),
@@ -177,6 +182,7 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
         return Err(Stop::Retry);
     }
     crate::irq::pirq::unbind_all(dom);
+    grants::release(dom, work)?;
     for v in dom.vcpus() {
         let mut cx = v.context.lock();
         let cx = &mut *cx;
@@ -195,9 +201,17 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
         }
     }
     run::VIRQ_HANDLERS.forget(dom.id);
-    remove(dom.id);
+    dom.relinquished.store(true, SeqCst);
+    finish(dom);
     raise_global_virq(VIRQ_DOM_EXC);
     Ok(())
+}
+
+/// The last step: a domain that has given everything back goes, once nobody maps a frame that it granted.
+pub fn finish(dom: &Domain) {
+    if dom.relinquished.load(SeqCst) && dom.grants.table.lock().pinned() == 0 {
+        remove(dom.id);
+    }
 }
 
 /// Work that is left of domains already gone, for idle CPUs; whether there was any.

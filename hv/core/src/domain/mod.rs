@@ -6,12 +6,14 @@
 //! | `info` | `vcpu_info` |
 //! | `current` | the vcpu that this CPU runs, as handlers see it |
 //! | `events` | event delivery wired to vcpus |
+//! | `grants` | grant tables wired to domains |
 //! | `dom0` | building the first domain |
 //! | `lifecycle` | create, pause, shut down, destroy |
 
 pub mod current;
 pub mod dom0;
 pub mod events;
+pub mod grants;
 pub mod info;
 mod kernel;
 pub mod lifecycle;
@@ -48,6 +50,8 @@ pub struct Domain {
     pub event_lock: Mutex<event::Control>,
     /// Its vcpus; set up once, by `max_vcpus`.
     vcpus: Once<Vec<Arc<Vcpu>>>,
+    /// Grants it gave, and its mappings of others'.
+    pub grants: grants::Grants,
     /// Memory: limits and counts.
     pub memory: crate::mm::Account,
     /// What CPUID says to it.
@@ -64,6 +68,8 @@ pub struct Domain {
     pub shutdown_code: AtomicI64,
     /// It is being destroyed; `lifecycle` says how far.
     pub dying: AtomicBool,
+    /// Destroyed but for frames that others still map by grant.
+    pub relinquished: AtomicBool,
     /// Enabled `VMASST_TYPE_*`, as bits.
     pub assists: AtomicU64,
     /// Seconds that its wall clock is ahead of UTC.

@@ -64,6 +64,7 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let d = access::control(cur.dom, r.domid)?;
             return if r.nr_extents <= d.memory.total() { Ok(0) } else { Err(Errno::ENOMEM.into()) };
         }
+        XENMEM_ACQUIRE_RESOURCE => return super::grant_table_op::acquire_resource(cur, arg),
         _ => Err(Errno::ENOSYS.into()),
     };
     match r {

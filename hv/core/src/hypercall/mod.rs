@@ -9,6 +9,7 @@ mod console_io;
 pub mod cpu_state;
 pub mod domctl;
 pub mod event_channel_op;
+mod grant_table_op;
 mod iret;
 pub mod memory_op;
 pub mod mmu_update;
@@ -82,6 +83,7 @@ fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
         nr::CONSOLE_IO => console_io::console_io(cur, a),
         nr::VM_ASSIST => vm_assist::vm_assist(cur, a),
         nr::NMI_OP => callback_op::nmi_op(cur, a),
+        nr::GRANT_TABLE_OP => grant_table_op::grant_table_op(cur, a),
         nr::PHYSDEV_OP => physdev_op::physdev_op(cur, a),
         nr::PLATFORM_OP => platform_op::platform_op(cur, a),
         nr::SYSCTL => sysctl::sysctl(cur, a),

@@ -5,6 +5,7 @@ pub mod apic;
 pub mod clock;
 pub mod cpu;
 pub mod desc;
+pub mod firmware;
 pub mod fpu;
 pub mod ioapic;
 pub mod mmio;

@@ -67,6 +67,7 @@ pub unsafe fn init(info: &BootInfo, alloc: &mut EarlyAlloc, m2p: core::ops::Rang
     };
     let gib_pages = cpu::cpuid(0x8000_0001, 0).edx & (1 << 26) != 0;
     let top = info.ram_top().next_multiple_of(1 << 30).max(4 << 30);
+    super::firmware::set_mapped(top);
     let mut at = 0;
     while at < top {
         if gib_pages {

@@ -1,6 +1,7 @@
 //! A domain as a whole.
 
 use crate::domain::lifecycle::{self, Spec};
+use crate::domain::grants::Limits;
 use crate::domain::{Current, Domain, dom0, find, vcpu::pause};
 use crate::emul::cpuid::{Kind, Leaf};
 use crate::error::Stop;
@@ -52,6 +53,7 @@ pub(super) fn create(op: &mut Domctl) -> Result<Arc<Domain>, Stop> {
         control: false,
         max_vcpus: c.max_vcpus,
         max_port: c.max_evtchn_port,
+        grants: Limits::from_config(c.max_grant_frames, c.max_maptrack_frames),
         policy: dom0::policy(Kind::Guest),
     })?;
     op.domain = id;

@@ -1,0 +1,105 @@
+//! Grant tables wired to domains: who owns which, and what is left when one of them is destroyed.
+
+use super::{Domain, find};
+use crate::error::Stop;
+use crate::grant::{Failure, GrantTable, Maptrack, Tables, Unmapping};
+use crate::mm::frames;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::SeqCst;
+use hv_machine::frame::Work;
+use hv_machine::lock::{Mutex, rank};
+use shared_abi::DomId;
+use shared_abi::errno::Errno;
+use shared_abi::grant_table::{GNTST_BAD_DOMAIN, GNTST_OKAY};
+
+/// Limits of a domain's grants.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Frames of its table.
+    pub frames: u32,
+    /// Frames of records of its mappings, as Xen counts them.
+    pub maptrack_frames: u32,
+}
+
+impl Limits {
+    /// What a domain gets whose creator names none (Xen's defaults).
+    pub const DEFAULT: Limits = Limits { frames: 64, maptrack_frames: 1024 };
+
+    /// From domctl's createdomain, where negative means the default.
+    pub fn from_config(table: i32, maptrack: i32) -> Limits {
+        let or = |v: i32, d: u32| u32::try_from(v).map_or(d, |v| v.min(1 << 16));
+        Limits { frames: or(table, Self::DEFAULT.frames), maptrack_frames: or(maptrack, Self::DEFAULT.maptrack_frames) }
+    }
+}
+
+/// A domain's grants: those it gave, and its mappings of others'.
+pub struct Grants {
+    /// Its table.
+    pub table: Mutex<GrantTable<'static>>,
+    /// Its mappings.
+    pub maptrack: Mutex<Maptrack<'static>>,
+}
+
+impl Grants {
+    /// An empty table for `owner`.
+    pub fn new(owner: DomId, limits: Limits) -> Result<Grants, Errno> {
+        let table = GrantTable::new(frames(), owner, limits.frames.max(1)).map_err(|_| Errno::ENOMEM)?;
+        Ok(Grants {
+            table: Mutex::new(rank::GRANT, table),
+            maptrack: Mutex::new(rank::MAPTRACK, Maptrack::new(limits.maptrack_frames)),
+        })
+    }
+}
+
+/// The status of a grant operation, or a reason to ask again.
+pub fn status(r: Result<(), Failure>) -> Result<i16, Stop> {
+    match r {
+        Ok(()) => Ok(GNTST_OKAY),
+        Err(Failure::Status(s)) => Ok(s),
+        Err(Failure::Again) => Err(Stop::Retry),
+    }
+}
+
+/// All domains' tables, as the caller finds them.
+pub struct All<'a>(pub &'a Arc<Domain>);
+
+impl Tables<'static> for All<'_> {
+    fn with<R>(
+        &self,
+        dom: DomId,
+        act: impl FnOnce(&mut GrantTable<'static>) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        if dom == DomId::SELF || dom == self.0.id {
+            return act(&mut self.0.grants.table.lock());
+        }
+        let d = find(dom).ok_or(GNTST_BAD_DOMAIN)?;
+        act(&mut d.grants.table.lock())
+    }
+}
+
+/// Ends uses of a grant whose translations are flushed; the granting domain goes if that was the last thing it
+/// waited for.
+pub fn complete(u: Unmapping) {
+    if let Some(granter) = find(u.granter) {
+        u.complete(&mut granter.grants.table.lock());
+        if granter.dying.load(SeqCst) {
+            super::lifecycle::finish(&granter);
+        }
+    }
+}
+
+/// Destruction: no new grants, and the domain's mappings of others' frames end. Its page tables are gone or
+/// go; no CPU runs it, and switching away flushed what it had.
+pub fn release(dom: &Domain, work: &mut Work<'static>) -> Result<(), Stop> {
+    dom.grants.table.lock().set_dying();
+    for _ in 0..1024 {
+        let next = dom.grants.maptrack.lock().release_next(work);
+        match next {
+            Ok(Some(u)) => complete(u),
+            Ok(None) => return Ok(()),
+            Err(()) => return Err(Stop::Retry),
+        }
+    }
+    Err(Stop::Retry)
+}
+
