@@ -8,7 +8,7 @@ use guest_kernel::executor::{Elapsed, sleep, spawn, timeout};
 use guest_kernel::shared_abi::{DomId, Errno, Port};
 use guest_kernel::time::{Instant, wallclock};
 
-const SELF: DomId = DomId(0);
+const SELF: DomId = DomId::SELF;
 
 fn pair() -> Result<(EventChannel, EventChannel), Errno> {
     let near = EventChannel::alloc_unbound(SELF)?;
