@@ -8,6 +8,7 @@ unsafe extern "C" {
     static ap_trampoline: u8;
     static ap_trampoline_end: u8;
     static mut ap_stack: u64;
+    static mut ap_root: u64;
 }
 
 static AP_CPU: AtomicUsize = AtomicUsize::new(0);
@@ -48,6 +49,7 @@ pub fn start_ap(n: usize, apic_id: u32, low_page: u8, main: fn(usize) -> !, allo
         let len = (&raw const ap_trampoline_end).offset_from(from) as usize;
         let to = (layout::DIRECT + (u64::from(low_page) << 12)) as *mut u8;
         core::ptr::copy_nonoverlapping(from, to, len);
+        (&raw mut ap_root).write_volatile(paging::idle_root());
         (&raw mut ap_stack).write_volatile(percpu::window_addr(n, window::STACK + window::STACK_PAGES));
     }
     apic::send_init(apic_id);
@@ -65,13 +67,12 @@ pub fn start_ap(n: usize, apic_id: u32, low_page: u8, main: fn(usize) -> !, allo
     false
 }
 
-/// Where an AP's Rust begins: on its own stack, on the early tables.
+/// Where an AP's Rust begins: on its own stack.
 #[unsafe(no_mangle)]
 extern "C" fn hv_ap_start() -> ! {
     let n = AP_CPU.load(SeqCst);
     // SAFETY: this is CPU `n`, alone with its window and block (`start_ap` waits).
     unsafe {
-        cpu::write_cr3(paging::idle_root());
         desc::load(n);
         percpu::load(n);
     }

@@ -195,10 +195,13 @@ ap_protected:
     mov edi, offset ap_start_ptr
     jmp enter_long_mode
 
-# Each AP takes its own stack from `ap_stack`, set by the BSP before the start-up IPI.
+# Each AP takes the final tables and its own stack, which only they map, from what the BSP set before the
+# start-up IPI.
     .section .text.ap_start, "ax"
     .code64
 ap_high_start:
+    mov rax, [rip + ap_root]
+    mov cr3, rax
     mov rsp, [rip + ap_stack]
     xor ebp, ebp
     call hv_ap_start
@@ -208,5 +211,7 @@ ap_high_start:
     .balign 8
     .global ap_stack
 ap_stack: .quad 0
+    .global ap_root
+ap_root:  .quad 0
     .text
     .code64
