@@ -1,9 +1,13 @@
 //! Tests of the frame table as a whole, on a fake machine.
 
+mod advisories;
+mod allocator;
 mod audit;
 mod basic;
+mod grants;
 mod loom;
 mod oracle;
+mod threads;
 
 use super::*;
 use shared_abi::{DomId, Mfn, pte};
@@ -28,7 +32,7 @@ impl Cpus for FakeCpus {
 }
 
 pub(super) const D1: DomId = DomId(1);
-#[allow(dead_code)]
+
 pub(super) const D2: DomId = DomId(2);
 pub(super) const TABLE: u64 = pte::PRESENT | pte::RW | pte::USER | pte::ACCESSED;
 pub(super) const RO: u64 = pte::PRESENT | pte::USER;

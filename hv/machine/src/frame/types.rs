@@ -70,7 +70,8 @@ impl<'t> Work<'t> {
     /// A budget for a hypercall's stretch: some tens of microseconds.
     pub const BUDGET: u32 = 4096;
 
-    /// Nothing to do yet, and `budget` table entries that may be looked at.
+    /// Nothing to do yet, and `budget` table entries that may be looked at. A step with fewer than 4 may
+    /// not come forward.
     pub fn new(table: &'t FrameTable, budget: u32) -> Self {
         Work { table, head: NONE, budget, checking: [NONE; 4] }
     }

@@ -132,7 +132,7 @@ fn model(preemptions: usize, test: impl Fn() + Sync + Send + 'static) {
 /// One CPU writes the frame as data while another makes it a page table: never both.
 #[test]
 fn a_writer_and_a_table_exclude_each_other() {
-    model(4, || {
+    model(3, || {
         let machine = Machine::new();
         let other = machine.clone();
         let table = thread::spawn(move || {
