@@ -15,6 +15,7 @@ mod transfer;
 pub use buffers::{BUFFER_SIZE, Buffer, Buffers};
 pub use serve::serve;
 
+use crate::back::Stop;
 use crate::block::protocol::{Blkif, Direction, MAX_SEGMENTS, RawRequest, Request, decode};
 use crate::block::{BlockDevice, BlockError, SECTOR_SIZE};
 use crate::ring::BackRing;
@@ -27,15 +28,6 @@ use core::task::{Context, Poll};
 use shared_abi::io::blkif::{BLKIF_RSP_EOPNOTSUPP, BLKIF_RSP_ERROR, BLKIF_RSP_OKAY, BlkifResponse};
 use transfer::{Segments, Transfer};
 use zerocopy::FromZeros;
-
-/// Why a backend stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// It was told to.
-    Closed,
-    /// The frontend broke the ring.
-    Corrupt,
-}
 
 /// What a backend has done, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

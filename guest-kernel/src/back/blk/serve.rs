@@ -1,12 +1,14 @@
 //! A block backend found in the store: what it offers, its handshake, and its end.
 
-use super::{Backend, Buffers, INDIRECT_SEGMENTS, Stop};
+use super::{Backend, Buffers, INDIRECT_SEGMENTS};
+use crate::back::Stop;
+use crate::back::frontend::Frontend;
 use crate::block::BlockDevice;
 use crate::events::EventChannel;
 use crate::executor::{Either, select, spawn};
 use crate::grants::{Access, GrantMapping, Peer};
 use crate::hypercall::Errno;
-use crate::xenbus::{Device, PeerStates, XenbusState};
+use crate::xenbus::{Device, XenbusState};
 use crate::xenstore::Result;
 use alloc::format;
 use alloc::rc::Rc;
@@ -42,31 +44,18 @@ async fn sessions<D: BlockDevice + 'static>(
     buffers: Rc<Buffers>,
 ) -> Result<()> {
     announce(device, &*disk).await?;
-    loop {
-        let mut peer = device.watch_peer().await?;
-        device.switch_state(XenbusState::InitWait).await?;
-        let state = loop {
-            match peer.next().await? {
-                state @ (XenbusState::Initialised | XenbusState::Connected) => break Some(state),
-                XenbusState::Unknown => return Ok(()),
-                // From an earlier connection, or a frontend that was never there.
-                XenbusState::Closing | XenbusState::Closed if !online(device).await? => return Ok(()),
-                _ => {}
-            }
-        };
-        if state.is_some() {
-            session(device, &mut peer, &disk, &buffers).await?;
-        }
+    let mut frontend = Frontend::watch(device).await?;
+    device.switch_state(XenbusState::InitWait).await?;
+    while frontend.ready().await? {
+        session(device, &mut frontend, &disk, &buffers).await?;
+        device.switch_state(XenbusState::Closing).await?;
         device.switch_state(XenbusState::Closed).await?;
-        if !online(device).await? {
-            return Ok(());
+        if !frontend.online().await? {
+            break;
         }
+        device.switch_state(XenbusState::InitWait).await?;
     }
-}
-
-/// Whether the toolstack wants the device to be.
-async fn online(device: &Device) -> Result<bool> {
-    Ok(device.read_or("online", 1).await? != 0)
+    Ok(())
 }
 
 async fn announce(device: &Device, disk: &impl BlockDevice) -> Result<()> {
@@ -89,7 +78,7 @@ async fn announce(device: &Device, disk: &impl BlockDevice) -> Result<()> {
 /// One connection, from the frontend's parameters to its end.
 async fn session<D: BlockDevice + 'static>(
     device: &Device,
-    peer: &mut PeerStates,
+    frontend: &mut Frontend<'_>,
     disk: &Rc<D>,
     buffers: &Rc<Buffers>,
 ) -> Result<()> {
@@ -119,14 +108,11 @@ async fn session<D: BlockDevice + 'static>(
         let backend = backend.clone();
         spawn(async move { backend.worker().await });
     }
-    let stop = loop {
-        match select(backend.run(), peer.next()).await {
-            Either::Left(stop) => break stop,
-            Either::Right(Ok(XenbusState::Initialised | XenbusState::Connected)) => {}
-            Either::Right(_) => {
-                backend.close();
-                break backend.run().await;
-            }
+    let stop = match select(backend.run(), frontend.gone()).await {
+        Either::Left(stop) => stop,
+        Either::Right(_) => {
+            backend.close();
+            backend.run().await
         }
     };
     if stop == Stop::Corrupt {

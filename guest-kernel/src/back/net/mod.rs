@@ -14,7 +14,7 @@ pub use receive::Accepts;
 pub use serve::{Uplink, VirtualPort, serve};
 pub use transmit::Scratch;
 
-use crate::back::blk::Stop;
+use crate::back::Stop;
 use crate::net::{Frame, FrameSink, Limit};
 use crate::ring::BackRing;
 use crate::share::{Doorbell, PeerMemory, RingCorrupt, SharedMem};

@@ -1,13 +1,15 @@
 //! A network backend found in the store: what it offers, its handshake, and its end.
 
-use super::{Accepts, Backend, Clock, Scratch, Stop};
+use super::{Accepts, Backend, Clock, Scratch};
+use crate::back::Stop;
+use crate::back::frontend::Frontend;
 use crate::events::EventChannel;
 use crate::executor::{Either, select, sleep_until};
 use crate::grants::{Access, GrantMapping, Peer};
 use crate::hypercall::Errno;
 use crate::net::{FrameSink, Limit};
 use crate::time::Instant;
-use crate::xenbus::{Device, PeerStates, XenbusState};
+use crate::xenbus::{Device, XenbusState};
 use crate::xenstore::Result;
 use alloc::rc::Rc;
 use core::cell::RefCell;
@@ -67,33 +69,24 @@ async fn sessions<U: Uplink + 'static>(
             ("hotplug-status", "connected"),
         ])
         .await?;
-    loop {
-        let mut peer = device.watch_peer().await?;
-        device.switch_state(XenbusState::InitWait).await?;
-        loop {
-            match peer.next().await? {
-                XenbusState::Initialised | XenbusState::Connected => break,
-                XenbusState::Unknown => return Ok(()),
-                XenbusState::Closing | XenbusState::Closed if !online(device).await? => return Ok(()),
-                _ => {}
-            }
-        }
-        session(device, &mut peer, &uplink, &scratch).await?;
+    let mut frontend = Frontend::watch(device).await?;
+    device.switch_state(XenbusState::InitWait).await?;
+    while frontend.ready().await? {
+        session(device, &mut frontend, &uplink, &scratch).await?;
+        device.switch_state(XenbusState::Closing).await?;
         device.switch_state(XenbusState::Closed).await?;
-        if !online(device).await? {
-            return Ok(());
+        if !frontend.online().await? {
+            break;
         }
+        device.switch_state(XenbusState::InitWait).await?;
     }
-}
-
-async fn online(device: &Device) -> Result<bool> {
-    Ok(device.read_or("online", 1).await? != 0)
+    Ok(())
 }
 
 /// One connection, from the frontend's parameters to its end.
 async fn session<U: Uplink + 'static>(
     device: &Device,
-    peer: &mut PeerStates,
+    frontend: &mut Frontend<'_>,
     uplink: &Rc<U>,
     scratch: &Rc<RefCell<Scratch>>,
 ) -> Result<()> {
@@ -127,12 +120,9 @@ async fn session<U: Uplink + 'static>(
     device.switch_state(XenbusState::Connected).await?;
     uplink.plug(backend.clone());
     let clock = MachineClock;
-    let stop = loop {
-        match select(backend.run(&clock), peer.next()).await {
-            Either::Left(stop) => break stop,
-            Either::Right(Ok(XenbusState::Initialised | XenbusState::Connected)) => {}
-            Either::Right(_) => break Stop::Closed,
-        }
+    let stop = match select(backend.run(&clock), frontend.gone()).await {
+        Either::Left(stop) => stop,
+        Either::Right(_) => Stop::Closed,
     };
     backend.close();
     uplink.unplug();

@@ -1,5 +1,6 @@
 use super::*;
-use crate::back::blk::{Backend, Buffers, Stop};
+use crate::back::Stop;
+use crate::back::blk::{Backend, Buffers};
 use crate::block::{BlockDevice, Geometry, MemoryDisk};
 use crate::fake::{Bell, Granted, Grants, Mapping, Page, Peer, Rng, Tasks, pause};
 use crate::share::PeerMemory;
