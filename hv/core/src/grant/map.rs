@@ -124,27 +124,31 @@ impl<'t> Space<'_, 't> {
         done.map(drop).map_err(refused)
     }
 
-    /// Takes the entry for `mfn` out of the slot at `address`.
-    fn leave(&mut self, track: &(Mfn, bool, bool), op: &Unmap) -> Result<FlushDue, Failure> {
-        let (mfn, write, by_pte) = *track;
-        let refused = |stop| Failure::stop(stop, GNTST_GENERAL_ERROR);
-        let from = match op.new_addr {
-            None | Some(0) => None,
-            Some(_) if by_pte => return Err(GNTST_GENERAL_ERROR.into()),
-            Some(address) => Some(self.slot(address, false)?),
-        };
-        let new = from.as_ref().map_or(0, |(table, index)| table.view().load_u64(index * 8));
-        let (table, index) = self.slot(op.host_addr, by_pte)?;
+    /// Takes the mapping's entry out of its slot, and puts `new` there.
+    #[inline]
+    fn leave(&mut self, mapping: &Track<'_>, address: u64, new: u64) -> Result<FlushDue, Failure> {
+        let (table, index) = self.slot(address, mapping.by_pte)?;
+        let (mfn, write) = (mapping.mfn, mapping.write);
         let done = self.frames.unmap_grant(&table, index, mfn, write, new, &self.rights, self.work);
         table.release(self.work);
-        if let Some((table, index)) = from {
-            if done.is_ok() {
-                // If the guest changed it meanwhile, the frame is mapped at both addresses: its own.
-                let _ = self.frames.update_entry(&table, index, 0, Store::IfIs(new), &self.rights, self.work);
-            }
-            table.release(self.work);
+        done.map_err(|stop| Failure::stop(stop, GNTST_GENERAL_ERROR))
+    }
+
+    /// The same, with the mapping at the virtual address `from` moved there.
+    #[cold]
+    fn replace(&mut self, mapping: &Track<'_>, address: u64, from: u64) -> Result<FlushDue, Failure> {
+        if mapping.by_pte {
+            return Err(GNTST_GENERAL_ERROR.into());
         }
-        done.map_err(refused)
+        let (table, index) = self.slot(from, false)?;
+        let new = table.view().load_u64(index * 8);
+        let done = self.leave(mapping, address, new);
+        if done.is_ok() {
+            // If the guest changed it meanwhile, the frame is mapped at both addresses: its own.
+            let _ = self.frames.update_entry(&table, index, 0, Store::IfIs(new), &self.rights, self.work);
+        }
+        table.release(self.work);
+        done
     }
 }
 
@@ -211,7 +215,11 @@ pub fn unmap<'t>(
     if device && op.dev_bus_addr >> 12 != mapping.mfn.0 {
         return Err(GNTST_GENERAL_ERROR.into());
     }
-    let due = if host { Some(space.leave(&(mapping.mfn, mapping.write, mapping.by_pte), op)?) } else { None };
+    let due = match op.new_addr {
+        _ if !host => None,
+        None | Some(0) => Some(space.leave(mapping, op.host_addr, 0)?),
+        Some(from) => Some(space.replace(mapping, op.host_addr, from)?),
+    };
     mapping.host &= !host;
     mapping.device &= !device;
     let unmapping = Unmapping {

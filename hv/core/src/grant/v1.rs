@@ -35,19 +35,21 @@ impl Entry<'_> {
     /// for.
     #[inline]
     pub fn mark(&self, using: Use, pinned: bool) -> Result<Mfn, i16> {
-        let type_mask = GTF_TYPE_MASK | if using.map { GTF_SUB_PAGE } else { 0 };
-        let mark = GTF_READING | if using.write { GTF_WRITING } else { 0 };
-        for _ in 0..ATTEMPTS {
-            let word = self.page.load_u64(self.offset);
-            let (flags, dom) = (word as u16, DomId((word >> 16) as u16));
-            if !pinned && (flags & type_mask != GTF_PERMIT_ACCESS || dom != using.by) {
-                return Err(GNTST_GENERAL_ERROR);
-            }
-            if using.write && flags & GTF_READONLY != 0 {
-                return Err(GNTST_GENERAL_ERROR);
-            }
-            if self.page.cas_u64(self.offset, word, word | u64::from(mark)).is_ok() {
-                return Ok(Mfn(word >> 32));
+        let word = self.page.load_u64(self.offset);
+        let marked = marked(word, using, pinned).ok_or(GNTST_GENERAL_ERROR)?;
+        match self.page.cas_u64(self.offset, word, marked) {
+            Ok(_) => Ok(Mfn(word >> 32)),
+            Err(found) => self.mark_again(found, using, pinned),
+        }
+    }
+
+    #[cold]
+    fn mark_again(&self, mut word: u64, using: Use, pinned: bool) -> Result<Mfn, i16> {
+        for _ in 1..ATTEMPTS {
+            let marked = marked(word, using, pinned).ok_or(GNTST_GENERAL_ERROR)?;
+            match self.page.cas_u64(self.offset, word, marked) {
+                Ok(_) => return Ok(Mfn(word >> 32)),
+                Err(found) => word = found,
             }
         }
         Err(GNTST_GENERAL_ERROR)
@@ -57,4 +59,15 @@ impl Entry<'_> {
     pub fn clear(&self, marks: u16) {
         self.page.and_u16(self.offset, !marks);
     }
+}
+
+/// An entry with the mark in it, if it grants the use.
+#[inline]
+fn marked(word: u64, using: Use, pinned: bool) -> Option<u64> {
+    let (flags, dom) = (word as u16, DomId((word >> 16) as u16));
+    let type_mask = GTF_TYPE_MASK | if using.map { GTF_SUB_PAGE } else { 0 };
+    let grants = pinned || flags & type_mask == GTF_PERMIT_ACCESS && dom == using.by;
+    let writable = !using.write || flags & GTF_READONLY == 0;
+    let mark = GTF_READING | if using.write { GTF_WRITING } else { 0 };
+    (grants && writable).then_some(word | u64::from(mark))
 }
