@@ -60,3 +60,14 @@ pub fn pci_write(bus: u8, device: u8, function: u8, register: u8, value: u32) ->
     };
     Ok(())
 }
+
+/// Writes the 16-bit configuration register at byte offset `register` (its lowest bit ignored):
+/// Xen takes writes of MSI-X's control register in this width only.
+pub fn pci_write_u16(bus: u8, device: u8, function: u8, register: u8, value: u16) -> Result<()> {
+    allowed()?;
+    select(bus, device, function, register);
+    let port = CONFIG_DATA + u16::from(register & 2);
+    // SAFETY: writes half of the register just selected; see the top of the file about trust.
+    unsafe { core::arch::asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack)) };
+    Ok(())
+}
