@@ -76,10 +76,11 @@ fn destination<'t>(
     let ptr = op.dest;
     if op.flags & GNTCOPY_DEST_GREF == 0 {
         let mfn = own(&ptr, me)?;
-        // Not one's own: a bad page. One's own, but in use as a page table: an error.
-        drop(frames.get(mfn, me).map_err(|stop| Failure::stop(stop, GNTST_BAD_PAGE))?);
-        let frame = frames.get_writable(mfn, me, work);
-        let frame = frame.map_err(|stop| Failure::stop(stop, GNTST_GENERAL_ERROR))?;
+        let frame = frames.get_writable(mfn, me, work).map_err(|stop| {
+            // Not one's own: a bad page. One's own, but in use as a page table: an error.
+            let is_own = frames.get(mfn, me).is_ok();
+            Failure::stop(stop, if is_own { GNTST_GENERAL_ERROR } else { GNTST_BAD_PAGE })
+        })?;
         return Ok(Side { frame, grant: None });
     }
     let frame = tables.with(ptr.domid, |table| {

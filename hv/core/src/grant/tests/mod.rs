@@ -430,6 +430,8 @@ fn bytes_are_copied_to_and_from_a_granted_frame() {
         ..op
     };
     assert_eq!(go(&into_table), status(GNTST_GENERAL_ERROR));
+    let into_theirs = GnttabCopy { dest: side(DomId::SELF, None, theirs, 0), ..into_table };
+    assert_eq!(go(&into_theirs), status(GNTST_BAD_PAGE));
     assert_eq!(w.doms[0].table.borrow().pinned(), 0);
     w.end();
 }
