@@ -9,6 +9,7 @@ use dom0::consoled::Consoles;
 use dom0::toolstack::archive::Archive;
 use dom0::toolstack::deaths;
 use dom0::toolstack::manager::Manager;
+use dom0::toolstack::shell::{Notices, Shell, session};
 use dom0::toolstack::xen::Xen;
 use dom0::xenstored::service;
 use guest_kernel::executor::spawn;
@@ -28,14 +29,15 @@ guest_kernel::main! {
         };
         let manager = Rc::new(Manager::new(Xen, &store, Rc::new(files), consoles.clone()));
         spawn(deaths::tell_store(store.clone()));
-        let attending = manager.clone();
-        spawn(async move { attending.attend(|line| println!("{line}")).await });
+        let notices = Rc::new(Notices::default());
+        let (attending, told) = (manager.clone(), notices.clone());
+        spawn(async move { attending.attend(|line| told.show(line)).await });
         for (file, result) in manager.autostart() {
             match result {
                 Ok(domain) => println!("{file}: domain {}", domain.0),
                 Err(error) => println!("{error}"),
             }
         }
-        core::future::pending::<()>().await;
+        session::run(&Shell { manager }, &consoles, &notices).await;
     }
 }

@@ -7,4 +7,5 @@ pub mod deaths;
 pub mod entries;
 pub mod hypervisor;
 pub mod manager;
+pub mod shell;
 pub mod xen;

@@ -2,8 +2,9 @@
 //! breaks the protocol loses its connection, with one line in the log.
 
 use super::error::Error;
+use super::perms::Who;
 use super::server::{ConnId, Host, Server};
-use super::wire::{Decoder, TooLong};
+use super::wire::{Decoder, Message, TooLong};
 use crate::byte_ring::{Corrupt, Inward, Outward, Place};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -17,6 +18,7 @@ use core::task::Poll;
 use guest_kernel::events::EventChannel;
 use guest_kernel::executor::{JoinHandle, select, spawn, yield_now};
 use guest_kernel::memory::Mapping;
+use guest_kernel::xenstore::{self, Xenstore, in_process};
 use shared_abi::io::xs_wire::{
     XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX, XENSTORE_RING_SIZE, XENSTORE_SERVER_FEATURE_ERROR,
     XenstoreDomainInterface,
@@ -44,6 +46,39 @@ pub fn start() -> Rc<RefCell<Server>> {
         let host = Rings { server: server.clone(), tasks: BTreeMap::new() };
         RefCell::new(Server::new(Box::new(host)))
     })
+}
+
+/// dom0's own connection, for code that is written for any domain: backends and their like.
+pub fn connect(server: &Rc<RefCell<Server>>) -> Xenstore {
+    let (store, mut requests, replies) = in_process();
+    let conn = server.borrow_mut().connect(Who::DOM0);
+    let (asked, answering) = (server.clone(), server.clone());
+    spawn(async move {
+        while let Some(request) = requests.receive().await {
+            let xenstore::Message { kind, request, transaction, payload } = request;
+            asked.borrow_mut().handle(conn, &Message { kind, request, transaction, payload });
+        }
+        asked.borrow_mut().disconnect(conn);
+    });
+    spawn(async move {
+        loop {
+            let next = poll_fn(|context| {
+                let mut server = answering.borrow_mut();
+                match server.take_output(conn) {
+                    None if server.is_open(conn) => {
+                        server.wake_on_output(conn, context.waker());
+                        Poll::Pending
+                    }
+                    message => Poll::Ready(message),
+                }
+            });
+            let Some(Message { kind, request, transaction, payload }) = next.await else { return };
+            if replies.send(xenstore::Message { kind, request, transaction, payload }).await.is_err() {
+                return;
+            }
+        }
+    });
+    store
 }
 
 struct Rings {

@@ -1,0 +1,187 @@
+//! The table of commands, and what `help` makes of it.
+
+use super::{Answer, Outcome};
+use crate::toolstack::config::domain::distance;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde_json::json;
+
+/// An option of a command.
+pub struct Opt {
+    /// `-x`.
+    pub short: char,
+    /// `--example`.
+    pub long: &'static str,
+    /// Whether a value follows.
+    pub takes_value: bool,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// A command.
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// Its arguments.
+    pub arguments: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// Arguments it needs.
+    pub least: usize,
+    /// Its options.
+    pub options: &'static [Opt],
+}
+
+const fn flag(short: char, long: &'static str, help: &'static str) -> Opt {
+    Opt { short, long, takes_value: false, help }
+}
+
+const fn value(short: char, long: &'static str, help: &'static str) -> Opt {
+    Opt { short, long, takes_value: true, help }
+}
+
+const fn command(
+    name: &'static str,
+    arguments: &'static str,
+    help: &'static str,
+    least: usize,
+    options: &'static [Opt],
+) -> Command {
+    Command { name, arguments, help, least, options }
+}
+
+const ALL_DOMAINS: Opt = flag('a', "all", "All guest domains");
+const WAIT: Opt = flag('w', "wait", "Wait for guest(s) to stop");
+const FALLBACK: Opt = flag('F', "force", "Fallback to ACPI power event for HVM guests; no effect here");
+
+/// Every command.
+pub const COMMANDS: &[Command] = &[
+    command(
+        "create",
+        "<ConfigFile>",
+        "Create a domain from config file <filename>",
+        1,
+        &[
+            flag('p', "pause", "Leave the domain paused after it is created"),
+            flag('c', "console", "Connect to the console after the domain is created"),
+            flag('n', "dryrun", "Only read the file and say what is in it"),
+        ],
+    ),
+    command(
+        "list",
+        "[Domain]",
+        "List information about all/some domains",
+        0,
+        &[
+            flag('v', "verbose", "Also print the UUID and the shutdown reason"),
+            flag('l', "long", "As --json"),
+        ],
+    ),
+    command("info", "", "Get information about Xen host", 0, &[]),
+    command(
+        "destroy",
+        "<Domain>",
+        "Terminate a domain immediately",
+        1,
+        &[flag('f', "force", "No effect here")],
+    ),
+    command(
+        "shutdown",
+        "<-a|Domain>",
+        "Issue a shutdown signal to a domain",
+        1,
+        &[ALL_DOMAINS, WAIT, FALLBACK],
+    ),
+    command("reboot", "<-a|Domain>", "Issue a reboot signal to a domain", 1, &[ALL_DOMAINS, WAIT, FALLBACK]),
+    command("pause", "<-a|Domain>", "Pause execution of a domain", 1, &[ALL_DOMAINS]),
+    command("unpause", "<-a|Domain>", "Unpause a paused domain", 1, &[ALL_DOMAINS]),
+    command("console", "<Domain>", "Attach to domain's console; leave it with Ctrl-]", 1, &[]),
+    command(
+        "dmesg",
+        "",
+        "Read and/or clear dmesg buffer",
+        0,
+        &[flag('c', "clear", "Clear dmesg buffer after printing")],
+    ),
+    command("domid", "<DomainName>", "Convert a domain name to domain id", 1, &[]),
+    command("domname", "<DomainId>", "Convert a domain id to domain name", 1, &[]),
+    command(
+        "uptime",
+        "[Domain]",
+        "Print uptime for all/some domains",
+        0,
+        &[flag('s', "short", "Without seconds")],
+    ),
+    command("vcpu-list", "[Domain, ...]", "List the VCPUs for all/some domains", 0, &[]),
+    command(
+        "mem-set",
+        "<Domain> <MemMB['b'[bytes]|'k'[KB]|'m'[MB]|'g'[GB]|'t'[TB]]>",
+        "Set the current memory usage for a domain",
+        2,
+        &[],
+    ),
+    command(
+        "sched-credit2",
+        "[-d <Domain> [-w[=WEIGHT]|-c[=CAP]]]",
+        "Get/set credit2 scheduler parameters",
+        0,
+        &[
+            value('d', "domain", "Domain to modify"),
+            value('w', "weight", "Weight (int)"),
+            value('c', "cap", "Cap (int)"),
+        ],
+    ),
+    command("block-list", "<Domain(s)>", "List virtual block devices for a domain", 1, &[]),
+    command("network-list", "<Domain(s)>", "List virtual network interfaces for a domain", 1, &[]),
+    command("help", "[Command]", "Print this list, or how a command is used", 0, &[]),
+];
+
+impl Command {
+    /// How it is used.
+    pub fn usage(&self) -> String {
+        let options = if self.options.is_empty() { "" } else { " [options]" };
+        let space = if self.arguments.is_empty() { "" } else { " " };
+        let mut text =
+            format!("Usage: xl {}{options}{space}{}\n\n{}.\n", self.name, self.arguments, self.help);
+        if !self.options.is_empty() {
+            text += "\nOptions:\n\n";
+        }
+        for option in self.options {
+            let long = if option.takes_value { format!("{}=VALUE", option.long) } else { option.long.into() };
+            text += &format!("-{}, --{long:<16} {}.\n", option.short, option.help);
+        }
+        text
+    }
+}
+
+/// The command of this name, or the only one that starts with it.
+pub fn find(name: &str) -> Option<&'static Command> {
+    let mut starting = COMMANDS.iter().filter(|command| command.name.starts_with(name));
+    let exact = COMMANDS.iter().find(|command| command.name == name);
+    exact.or_else(|| starting.next().filter(|_| starting.next().is_none()))
+}
+
+/// A hint at a command that was perhaps meant.
+pub fn near(name: &str) -> String {
+    let nearest = COMMANDS.iter().map(|command| (distance(name, command.name), command.name)).min();
+    match nearest {
+        Some((distance, nearest)) if distance <= 2 => format!(" (did you mean \"{nearest}\"?)"),
+        _ => String::new(),
+    }
+}
+
+/// The `help` command.
+pub(super) fn help(name: Option<&str>) -> Outcome {
+    if let Some(name) = name {
+        let command = find(name).ok_or_else(|| format!("xl: unknown command \"{name}\"{}", near(name)))?;
+        return Ok(Answer::new(command.usage(), json!({ "name": command.name, "usage": command.usage() })));
+    }
+    let mut text = String::from("Usage xl <subcommand> [args]\n\nxl full list of subcommands:\n\n");
+    for command in COMMANDS {
+        text += &format!(" {:<19} {}\n", command.name, command.help);
+    }
+    let list: Vec<_> =
+        COMMANDS.iter().map(|command| json!({ "name": command.name, "help": command.help })).collect();
+    Ok(Answer::new(text, json!(list)))
+}
