@@ -2,6 +2,7 @@
 
 mod boot;
 mod conformance;
+mod library_os;
 mod on_xen;
 
 use anyhow::Result;
@@ -20,6 +21,7 @@ const ALL: &[Scenario] = &[
     ("boot::four_processors", boot::four_processors),
     ("boot::processor_max", boot::processor_max),
     ("conformance::answers_are_xens", conformance::answers_are_xens),
+    ("library_os::on_xen", library_os::on_xen),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
 ];
 
