@@ -104,13 +104,23 @@ impl FrameTable {
     pub fn relinquish(&self, owner: DomId, work: &mut Work<'_>) -> Progress<()> {
         loop {
             self.settle(work)?;
-            let Some(mfn) = self.list(owner).and_then(|list| list.first()) else { return Ok(()) };
+            let Some(mut list) = self.list(owner) else { return Ok(()) };
+            let Some(mfn) = list.first() else { return Ok(()) };
             if !self.at(mfn).word().has(Word::ALLOCATED) {
                 return Ok(());
             }
             if !work.spend() {
                 return Err(Stop::Again);
             }
+            // Most frames are data that nothing refers to any more.
+            if self.at(mfn).steal(owner).is_ok() {
+                list.unlink(mfn);
+                drop(list);
+                self.at(mfn).stamp_set(self.clock().now());
+                self.give_block(mfn, 0);
+                continue;
+            }
+            drop(list);
             match self.disown(Mfn(mfn.into()), owner, work) {
                 // Somebody else disowned it meanwhile.
                 Err(Stop::Refused(_)) | Ok(()) => {}
