@@ -8,6 +8,7 @@ mod limit;
 mod nic;
 pub(crate) mod protocol;
 mod stack;
+mod start;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -19,5 +20,6 @@ pub use limit::Limit;
 pub use nic::Nic;
 pub use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Address};
 pub use stack::Stack;
+pub use start::{run, start};
 pub use tcp::{Buffers, TcpError, TcpListener, TcpStream};
 pub use udp::{UdpError, UdpSocket};

@@ -56,6 +56,13 @@ pub async fn attach(store: &Xenstore, id: u32, options: Options) -> Result<Rc<Vi
     Ok(disk)
 }
 
+/// The numbers of the disks this guest has, in the order of its configuration's device names.
+pub async fn disks(store: &Xenstore) -> Result<Vec<u32>> {
+    let mut numbers = crate::xenbus::frontends(store, "vbd").await?;
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 /// One handshake, from the backend's offer to both halves connected. `ENODEV` if it closes.
 async fn connect(
     device: &Device,

@@ -13,7 +13,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use attach::{Options, VirtualDisk, attach};
+pub use attach::{Options, VirtualDisk, attach, disks};
 pub use device::Disk;
 
 use crate::block::protocol::{

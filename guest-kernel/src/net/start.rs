@@ -1,0 +1,50 @@
+//! A guest's network from nothing: interface, stack, address.
+
+use super::{Addressing, Nic, Stack};
+use crate::executor::{Either, select, sleep_until, spawn};
+use crate::front::net::{Options, attach};
+use crate::hypercall::Errno;
+use crate::time::{Instant, wallclock};
+use crate::{System, xenstore};
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use core::future::poll_fn;
+
+/// Brings up the guest's first interface, with the address that the command line gives (`ip=`, see
+/// [`Addressing::parse`]), or else the toolstack (`ip=` of the `vif`), or else a DHCP server.
+/// Returns at once when the interface is connected; [`Stack::configured`] waits for an address.
+pub async fn start(system: &System) -> xenstore::Result<Rc<Stack>> {
+    let store = system.store.as_ref().ok_or(Errno::ENODEV)?;
+    let id = *crate::xenbus::frontends(store, "vif").await?.first().ok_or(Errno::ENODEV)?;
+    let nic = attach(store, id, Options::default()).await?;
+    let addressing = match Addressing::from_cmdline(system.boot.cmdline()) {
+        Some(addressing) => addressing,
+        None => match store.try_read(&alloc::format!("device/vif/{id}/ip")).await? {
+            Some(text) => Addressing::parse(text.trim()),
+            None => Ok(Addressing::Dhcp),
+        },
+    };
+    Ok(run(Box::new(nic), addressing.map_err(|_| Errno::EINVAL)?))
+}
+
+/// A stack on `nic`, and the task that moves its packets.
+pub fn run(nic: Box<dyn Nic>, addressing: Addressing) -> Rc<Stack> {
+    let mac = nic.mac().iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte));
+    let now = Instant::now().as_nanos();
+    let seed = mac.rotate_left(16) ^ now.rotate_left(32) ^ wallclock().as_nanos() as u64;
+    let stack = Stack::new(nic, addressing, seed, now);
+    let moving = stack.clone();
+    spawn(async move {
+        loop {
+            let next = moving.poll(Instant::now().as_nanos());
+            let event = poll_fn(|cx| moving.poll_event(cx));
+            match next {
+                Some(next) => match select(event, sleep_until(Instant::from_nanos(next))).await {
+                    Either::Left(()) | Either::Right(()) => {}
+                },
+                None => event.await,
+            }
+        }
+    });
+    stack
+}
