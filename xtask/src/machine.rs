@@ -23,7 +23,7 @@ use crate::services::Forward;
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How dom0's first line begins.
-pub const DOM0_SPEAKS: &str = "dom0 of ";
+pub const DOM0_SPEAKS: &str = "Oxen dom0";
 
 /// What a scenario wants to boot; the rest is as `cargo xtask run` has it.
 pub struct Options<'a> {

@@ -1,23 +1,17 @@
 //! Every way in: from each loader to dom0's first word.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::machine::{DOM0_SPEAKS, Options};
 use crate::qemu::Boot;
 use crate::test::kit;
 use crate::test::lab::Lab;
 
-/// QEMU's `-kernel`: Multiboot 1, modules with arguments.
+/// QEMU's `-kernel`: Multiboot 1.
 pub fn multiboot1(lab: &mut Lab) -> Result<()> {
-    let mut options = Options::direct(kit::built()?);
-    options.content.dom0_args = "ip=10.0.2.10/24 word=42".into();
-    let mut machine = lab.boot(&options)?;
+    let mut machine = lab.boot(&Options::direct(kit::built()?))?;
     machine.wait_for("(Multiboot 1)")?;
-    let line = machine.wait_for(DOM0_SPEAKS)?;
-    if !line.contains("word=42") {
-        bail!("dom0 did not see its command line: {line}");
-    }
-    Ok(())
+    machine.wait_for(DOM0_SPEAKS).map(drop)
 }
 
 /// QEMU's `-kernel` with an ELF64 that only PVH describes.
@@ -42,11 +36,7 @@ fn disk(lab: &mut Lab, boot: Boot) -> Result<()> {
     let built = kit::built()?;
     let mut machine = lab.boot(&Options { boot, disk: Some(kit::image()?), ..Options::direct(built) })?;
     machine.wait_for("(Multiboot 2)")?;
-    let line = machine.wait_for(DOM0_SPEAKS)?;
-    if !line.contains("gw=10.0.2.2") {
-        bail!("dom0 did not see its command line: {line}");
-    }
-    Ok(())
+    machine.wait_for(DOM0_SPEAKS).map(drop)
 }
 
 /// Four processors.
