@@ -5,7 +5,7 @@
 //! with a hole under memory that Rust believes in; where Xen's answer makes that possible the
 //! frames are leaked instead of reused.
 
-use crate::frames::FRAMES;
+use crate::frames::{self, FRAMES};
 use crate::hypercall::{Result, call, check};
 use crate::memory::Pages;
 use crate::paging::{self, INVALID, PAGE_RW, p2m, set_p2m, set_page};
@@ -84,7 +84,7 @@ pub fn reservation_of_self() -> Result<(u64, u64)> {
 pub fn deflate_domain(count: usize) -> usize {
     let mut given = 0;
     while given < count {
-        let Some(pfn) = FRAMES.with(|f| f.take(1, 1)) else { break };
+        let Some(pfn) = frames::take(1, 1) else { break };
         let mfn = p2m(pfn);
         // SAFETY: the frame was free and is not handed to anybody from here on.
         if unsafe { set_page(start::linear(pfn).addr(), 0) }.is_err() {

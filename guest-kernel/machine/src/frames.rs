@@ -78,9 +78,22 @@ impl FrameSet {
 /// The domain's free frames. Empty until boot has filled it.
 pub(crate) static FRAMES: Local<FrameSet> = Local::new(|| FrameSet::new(&mut []));
 
-/// How many frames are free now.
+/// How many frames are free now, mapped or not yet.
 pub fn free_frames() -> usize {
-    FRAMES.with(|f| f.free())
+    FRAMES.with(|f| f.free()) + crate::reserve::frames()
+}
+
+/// Takes `count` consecutive frames, aligned to `align` frames, mapping more of the domain's
+/// memory where needed.
+pub(crate) fn take(count: usize, align: usize) -> Option<usize> {
+    loop {
+        if let Some(first) = FRAMES.with(|f| f.take(count, align)) {
+            return Some(first);
+        }
+        if !crate::reserve::map_more() {
+            return None;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -170,7 +170,8 @@ impl<P: PageSource> Heap<P> {
 #[cfg(target_os = "none")]
 mod global {
     use super::*;
-    use crate::{frames::FRAMES, local::Local, start};
+    use crate::frames::{self, FRAMES};
+    use crate::{local::Local, start};
     use core::alloc::GlobalAlloc;
 
     struct Frames;
@@ -179,7 +180,7 @@ mod global {
     // the linear map gives each its own page of virtual memory.
     unsafe impl PageSource for Frames {
         fn take(&mut self, count: usize, align: usize) -> Option<NonNull<u8>> {
-            let pfn = FRAMES.with(|f| f.take(count, align))?;
+            let pfn = frames::take(count, align)?;
             NonNull::new(start::linear(pfn))
         }
 

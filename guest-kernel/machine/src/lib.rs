@@ -33,6 +33,7 @@ pub mod local;
 pub mod memory;
 pub mod paging;
 pub mod port;
+mod reserve;
 pub mod shared;
 pub mod shared_info;
 pub mod start;

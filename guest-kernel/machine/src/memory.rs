@@ -106,7 +106,7 @@ pub(crate) fn mfn_of(address: *const u8) -> Mfn {
 
 #[cfg(target_os = "none")]
 fn take(count: usize, align: usize) -> Option<NonNull<u8>> {
-    let pfn = crate::frames::FRAMES.with(|f| f.take(count, align))?;
+    let pfn = crate::frames::take(count, align)?;
     NonNull::new(crate::start::linear(pfn))
 }
 

@@ -9,7 +9,7 @@
 
 use crate::hypercall::{Result, call, check};
 use crate::local::Local;
-use crate::{frames, start};
+use crate::{frames, reserve, start};
 use shared_abi::memory::{MachphysMapping, XENMEM_MACHPHYS_MAPPING};
 use shared_abi::xen::{MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, UVMF_INVLPG, hypercall as nr};
 use shared_abi::{DomId, Errno, Mfn, pte};
@@ -45,6 +45,11 @@ pub(crate) static SPACE: Local<AddressSpace> =
 /// The machine frame of one of our pfns ([`INVALID`] for one that the balloon holds).
 pub fn p2m(pfn: usize) -> Mfn {
     SPACE.with(|s| s.p2m.get(pfn).map_or(INVALID, |m| Mfn(*m)))
+}
+
+/// How many of the pfns from `from` to `to` have a frame.
+pub(crate) fn frames_between(from: usize, to: usize) -> usize {
+    SPACE.with(|s| s.p2m[from..to].iter().filter(|mfn| **mfn != INVALID.0).count())
 }
 
 /// How many pfns exist, with or without a frame.
@@ -137,7 +142,7 @@ fn read_entry(table: usize, address: usize, level: usize) -> (u64, u64) {
 
 /// Makes a table from a free frame, filled by `fill`, and returns an entry that points to it.
 fn new_table(fill: impl Fn(usize) -> u64) -> Result<u64> {
-    let pfn = frames::FRAMES.with(|f| f.take(1, 1)).ok_or(Errno::ENOMEM)?;
+    let pfn = reserve::table_frame().ok_or(Errno::ENOMEM)?;
     let words = start::linear(pfn).cast::<u64>();
     for index in 0..pte::ENTRIES {
         // SAFETY: the frame was free: mapped writable and used by nobody else.
@@ -228,45 +233,34 @@ pub(crate) fn init(root: usize, p2m: &'static mut [u64]) {
     SPACE.with(|s| *s = AddressSpace { root, p2m, max_mfn: m2p.max_mfn, m2p: m2p.v_start as usize });
 }
 
-/// Maps the pfns from `from` to `to` in the linear map and gives those with a frame to the
-/// allocator, table by table, so that each step can use the memory that the one before it won.
-#[cfg(target_os = "none")]
-pub(crate) fn map_linear(from: usize, to: usize) -> Result<()> {
-    let mut pfn = from;
-    while pfn < to {
-        let end = ((pfn / 512 + 1) * 512).min(to);
-        let address = start::linear(pfn).addr();
-        let page = |pfn: usize| match p2m(pfn) {
-            INVALID => 0,
-            mfn => pte::entry(mfn, PAGE_RW),
-        };
-        let (place, value) = entry(address, 2, true)?;
-        if value & pte::PRESENT == 0 {
-            let table = new_table(|index| {
-                let this = pfn / 512 * 512 + index;
-                if (pfn..end).contains(&this) { page(this) } else { 0 }
-            })?;
-            // SAFETY: nothing was mapped there; the frames are ours and not yet in use.
-            unsafe { mmu_update(&[MmuUpdate { ptr: place, val: table }], DomId::SELF)? };
-        } else {
-            let mut batch = Batch::new(DomId::SELF);
-            for_each_l1(address, end - pfn, |index, place| {
-                // SAFETY: as above.
-                unsafe { batch.push(place, page(pfn + index)) }
-            })?;
+/// Maps the pfns from `from` to `to`, which lie in one table's 2 MiB, in the linear map and gives
+/// those with a frame to the allocator. How many it was.
+pub(crate) fn map_linear(from: usize, to: usize) -> Result<usize> {
+    let address = start::linear(from).addr();
+    let page = |pfn: usize| match p2m(pfn) {
+        INVALID => 0,
+        mfn => pte::entry(mfn, PAGE_RW),
+    };
+    let (place, value) = entry(address, 2, true)?;
+    if value & pte::PRESENT == 0 {
+        let table = new_table(|index| {
+            let pfn = from / 512 * 512 + index;
+            if (from..to).contains(&pfn) { page(pfn) } else { 0 }
+        })?;
+        // SAFETY: nothing was mapped there; the frames are ours and not yet in use.
+        unsafe { mmu_update(&[MmuUpdate { ptr: place, val: table }], DomId::SELF)? };
+    } else {
+        let mut batch = Batch::new(DomId::SELF);
+        for_each_l1(address, to - from, |index, place| {
             // SAFETY: as above.
-            unsafe { batch.flush()? };
-        }
-        frames::FRAMES.with(|f| {
-            for pfn in pfn..end {
-                if SPACE.with(|s| s.p2m[pfn]) != INVALID.0 {
-                    f.release(pfn, 1);
-                }
-            }
-        });
-        pfn = end;
+            unsafe { batch.push(place, page(from + index)) }
+        })?;
+        // SAFETY: as above.
+        unsafe { batch.flush()? };
     }
-    Ok(())
+    let held = |pfn: &usize| p2m(*pfn) != INVALID;
+    frames::FRAMES.with(|f| (from..to).filter(held).for_each(|pfn| f.release(pfn, 1)));
+    Ok((from..to).filter(held).count())
 }
 
 /// Flushes this vcpu's TLB: after entries were cleared by [`mmu_update`], which does not.
@@ -280,10 +274,18 @@ pub(crate) fn flush_tlb() {
 #[cfg(target_os = "none")]
 pub(crate) fn mapped_run(from: usize, limit: usize) -> usize {
     let mut pfn = from;
-    while pfn < limit
-        && matches!(entry(start::linear(pfn).addr(), 1, false), Ok((_, v)) if v & pte::PRESENT != 0)
-    {
-        pfn += 1;
+    while pfn < limit {
+        let Ok((_, table)) = entry(start::linear(pfn).addr(), 2, false) else { return pfn };
+        let Some(table) = m2p(pte::mfn(table)).filter(|_| table & pte::PRESENT != 0) else { return pfn };
+        let words = start::linear(table).cast::<u64>();
+        let end = ((pfn / 512 + 1) * 512).min(limit);
+        while pfn < end {
+            // SAFETY: an L1 table of ours, read as in `read_entry`.
+            if unsafe { words.add(pfn % 512).read_volatile() } & pte::PRESENT == 0 {
+                return pfn;
+            }
+            pfn += 1;
+        }
     }
-    pfn
+    limit
 }

@@ -88,12 +88,12 @@ pub(crate) use target::entry;
 mod target {
     use super::*;
     use crate::frames::{FRAMES, FrameSet};
-    use crate::paging::{self, INVALID, PAGE_RO, PAGE_RW, p2m};
-    use crate::{crash, emergency, exchange, hypercall};
+    use crate::paging::{self, Batch, INVALID, PAGE_RO, PAGE_RW, p2m};
+    use crate::{crash, emergency, exchange, hypercall, reserve};
     use alloc::boxed::Box;
     use core::ptr::NonNull;
     use shared_abi::xen::{SIF_INITDOMAIN, StartInfo};
-    use shared_abi::{Mfn, pte};
+    use shared_abi::{DomId, Mfn, pte};
 
     unsafe extern "C" {
         static __text_start: u8;
@@ -186,8 +186,8 @@ mod target {
         FRAMES.with(|f| *f = FrameSet::new(bitmap));
         let mapped = paging::mapped_run(free, pages);
         FRAMES.with(|f| f.release(free, mapped - free));
-        paging::map_linear(mapped, pages).expect("memory for page tables");
         low_memory();
+        reserve::set(mapped, pages);
     }
 
     /// The frames below the image: Xen maps them and puts nothing there. Pfn 0 stays out of use.
@@ -210,17 +210,20 @@ mod target {
         let (text, rodata) = (page(&raw const __text_start), page(&raw const __rodata_start));
         let (data, end) = (page(&raw const __rodata_end), page(&raw const __image_end));
         let guard = page(&raw const __stack_guard);
-        for pfn in text..end {
-            let rights = match pfn {
-                _ if pfn == guard => 0,
-                _ if pfn < rodata => PAGE_RO,
-                _ if pfn < data => PAGE_RO | pte::NX,
-                _ => PAGE_RW | pte::NX,
-            };
-            let entry = if rights == 0 { 0 } else { pte::entry(p2m(pfn), rights) };
+        let entry = |pfn| match pfn {
+            _ if pfn == guard => 0,
+            _ if pfn < rodata => pte::entry(p2m(pfn), PAGE_RO),
+            _ if pfn < data => pte::entry(p2m(pfn), PAGE_RO | pte::NX),
+            _ => pte::entry(p2m(pfn), PAGE_RW | pte::NX),
+        };
+        let mut batch = Batch::new(DomId::SELF);
+        let pushed = paging::for_each_l1(linear(text).addr(), end - text, |index, place| {
             // SAFETY: no code writes to text or read-only data, none runs from data.
-            let _ = unsafe { paging::set_page(linear(pfn).addr(), entry) };
-        }
+            unsafe { batch.push(place, entry(text + index)) }
+        });
+        // SAFETY: as above.
+        let _ = pushed.and_then(|()| unsafe { batch.flush() });
+        paging::flush_tlb();
     }
 
     /// The ring page `mfn` of ours with its port.

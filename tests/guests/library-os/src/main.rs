@@ -68,6 +68,7 @@ guest_kernel::main! {
         judge("shared pages hold what is written", memory::pages());
         judge("frames become contiguous for a device", memory::contiguous());
         judge("the balloon goes down and up", memory::balloon());
+        judge("memory can be used to the last frame", memory::exhaustion());
         if sys.boot.initial {
             judge("memory of nobody and of ourselves is refused", memory::refusals());
             judge("firmware's memory can be read", memory::firmware());

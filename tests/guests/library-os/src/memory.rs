@@ -62,6 +62,29 @@ pub fn balloon() -> Verdict {
     Ok(())
 }
 
+/// All memory can be used, to the last frame, and comes back.
+pub fn exhaustion() -> Verdict {
+    let mut held = Vec::with_capacity(free_frames() / 16 + 1024);
+    let before = free_frames();
+    let mut frames = 0;
+    for size in [16, 1] {
+        while let Ok(pages) = Pages::new(size) {
+            pages.store_u32(size * 4096 - 4, frames as u32);
+            frames += size;
+            held.push(pages);
+            if held.len() == held.capacity() {
+                break;
+            }
+        }
+    }
+    check_eq!(free_frames(), 0);
+    // What was not mapped before needed a page table for each 512 frames.
+    check_eq!(frames <= before && before - frames <= before / 512 + 1, true);
+    drop(held);
+    check_eq!(free_frames() >= frames, true);
+    Ok(())
+}
+
 pub fn refusals() -> Verdict {
     let own = Pages::new(1).map_err(|e| format!("no page: {e}"))?;
     check_eq!(Mapping::device(own.mfn(0), 1).map(drop), Err(Errno::EBUSY));
