@@ -5,7 +5,11 @@ pub mod build;
 pub mod config;
 pub mod deaths;
 pub mod entries;
+#[cfg(test)]
+mod fake;
 pub mod hypervisor;
 pub mod manager;
 pub mod shell;
+#[cfg(test)]
+mod tests;
 pub mod xen;

@@ -21,7 +21,7 @@ pub mod watches;
 pub mod wire;
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 
 pub use client::Client;
 pub use error::Error;

@@ -24,7 +24,7 @@ use shared_abi::io::xs_wire;
 
 /// Collects log lines; introducing always works.
 #[derive(Clone, Default)]
-pub(super) struct FakeHost(Rc<RefCell<Vec<String>>>);
+pub(crate) struct FakeHost(Rc<RefCell<Vec<String>>>);
 
 impl Host for FakeHost {
     fn introduce(&mut self, _: DomId, _: u64, _: u32, _: ConnId) -> Result<(), Error> {

@@ -240,7 +240,7 @@ impl Notes {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::toolstack) mod tests {
     use super::*;
     use alloc::vec;
     use proptest::prelude::*;

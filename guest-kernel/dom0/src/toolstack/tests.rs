@@ -1,0 +1,304 @@
+//! The toolstack over the fake hypervisor: what a built domain finds in its memory, that any step may fail
+//! without a trace, and what the policies do.
+
+use super::build::image::tests::elf_file;
+use super::fake::{Bench, Domain, bench};
+use super::shell::Shell;
+use crate::xenstored::Client;
+use alloc::collections::BTreeSet;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use guest_kernel::executor::{block_on, sleep, spawn};
+use shared_abi::elfnote::*;
+use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
+use shared_abi::xen::{SIF_MOD_START_PFN, StartInfo};
+use shared_abi::{DomId, pte};
+use zerocopy::FromBytes;
+
+const BASE: u64 = 0xffff_ffff_8000_0000;
+
+fn kernel() -> Vec<u8> {
+    elf_file(
+        0x100000,
+        0x5000,
+        &[
+            (XEN_ELFNOTE_VIRT_BASE, &BASE.to_le_bytes()),
+            (XEN_ELFNOTE_ENTRY, &(BASE + 0x100000).to_le_bytes()),
+            (XEN_ELFNOTE_HYPERCALL_PAGE, &(BASE + 0x101000).to_le_bytes()),
+        ],
+    )
+}
+
+const CONFIG: &str = "name='web'\nkernel='/boot/web'\nramdisk='/boot/rd'\nmemory=8\nextra='a b'
+cpus='0'\ncpu_weight=512\ndisk=['phy:site,xvda,r']\nvif=['bridge=br0,ip=10.0.0.2']\non_crash='preserve'";
+
+fn machine() -> Bench {
+    bench(&[("web.cfg", CONFIG.as_bytes()), ("/boot/web", &kernel()), ("/boot/rd", &[7; 5000])])
+}
+
+fn create(bench: &Bench) -> Result<DomId, String> {
+    bench.manager.create(bench.manager.read_config("web.cfg")?, false)
+}
+
+/// Reads a domain's memory as its vcpu would.
+fn read(domain: &Domain, address: u64, len: usize) -> Vec<u8> {
+    let entry_of = |table: u64, slot: usize| {
+        let frame = domain.frames[&table].borrow();
+        u64::from_le_bytes(frame[slot * 8..slot * 8 + 8].try_into().unwrap())
+    };
+    (address..address + len as u64)
+        .map(|address| {
+            let root = domain.context.as_ref().unwrap().ctrlreg[3] >> 12;
+            let frame = [4, 3, 2, 1].into_iter().fold(root, |table, level| {
+                let entry = entry_of(table, pte::index(address, level));
+                assert!(entry & pte::PRESENT != 0, "{address:#x} is not mapped");
+                pte::mfn(entry).0
+            });
+            domain.frames[&frame].borrow()[(address & 0xfff) as usize]
+        })
+        .collect()
+}
+
+#[test]
+fn a_domain_finds_everything_where_the_interface_says() {
+    let bench = machine();
+    let id = create(&bench).unwrap();
+    let machine = bench.fake.0.borrow();
+    let domain = &machine.domains[&id.0];
+    let context = domain.context.as_ref().unwrap();
+    assert_eq!((context.user_regs.rip, context.user_regs.rsp), (BASE + 0x100000, context.kernel_sp));
+    assert_eq!(domain.root.unwrap().0, context.ctrlreg[3] >> 12);
+    assert_eq!(&read(domain, BASE + 0x100000, 11), b"kernel code");
+    assert!(read(domain, BASE + 0x10000b, 0x4ff5).iter().all(|byte| *byte == 0), "bss");
+
+    let bytes = read(domain, context.user_regs.rsi, size_of::<StartInfo>());
+    let info = StartInfo::read_from_bytes(&bytes).unwrap();
+    assert!(info.magic.starts_with(b"xen-3.0-x86_64\0") && info.cmd_line.starts_with(b"a b\0"));
+    assert_eq!(
+        (info.nr_pages, info.shared_info, info.flags & SIF_MOD_START_PFN),
+        (2048, domain.info.shared_info.0 << 12, 0)
+    );
+    assert_eq!((info.mod_len, read(domain, info.mod_start, 5000)), (5000, [7; 5000].to_vec()));
+    let p2m = read(domain, info.mfn_list, 2048 * 8);
+    let frames: BTreeSet<u64> =
+        p2m.chunks(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+    assert!(frames.len() == 2048 && frames.iter().all(|frame| domain.frames.contains_key(frame)));
+    assert!(domain.frames[&info.store_mfn.0].borrow().iter().all(|byte| *byte == 0));
+    let grants = domain.frames[&domain.grant_frame.0].borrow();
+    assert_eq!(grants[12..16], (info.store_mfn.0 as u32).to_le_bytes());
+    assert_eq!(domain.share.unwrap().weight, 512);
+    assert!(!domain.info.paused && domain.hypercall_page.is_some());
+
+    let get =
+        |path: &str| bench.store.read_text(&format!("/local/domain/{}/{path}", id.0)).unwrap_or_default();
+    assert_eq!(
+        (get("name"), get("memory/target"), get("device/vbd/51712/virtual-device")),
+        ("web".into(), "8192".into(), "51712".into())
+    );
+    assert_eq!(get("store/ring-ref"), format!("{}", info.store_mfn.0));
+    let backend = get("device/vif/0/backend");
+    assert_eq!(backend, format!("/local/domain/0/backend/vif/{}/0", id.0));
+    assert_eq!(bench.store.read_text(&format!("{backend}/bridge")).as_deref(), Some("br0"));
+    assert_eq!(bench.store.read_text(&get("vm")).as_deref(), Some(""));
+    let mask = offset_of!(shared_abi::xen::VcpuInfo, evtchn_upcall_mask);
+    assert_eq!(domain.frames[&domain.info.shared_info.0].borrow()[mask], 1);
+}
+
+/// Paths and values of the whole store.
+fn dump(store: &Client, path: &str, into: &mut Vec<String>) {
+    into.push(format!("{path} {}", store.read_text(path).unwrap_or_default()));
+    for child in store.directory(path).unwrap_or_default() {
+        dump(store, &format!("{}/{child}", path.trim_end_matches('/')), into);
+    }
+}
+
+#[test]
+fn a_failure_at_any_step_leaves_nothing_behind() {
+    let mut steps = 0;
+    for fail_at in 1.. {
+        let bench = machine();
+        // The directories that all domains' backends share stay.
+        for kind in ["console", "vbd", "vif"] {
+            bench.store.mkdir(&format!("/local/domain/0/backend/{kind}")).unwrap();
+        }
+        let nodes = || {
+            let mut list = Vec::new();
+            dump(&bench.store, "/local", &mut list);
+            dump(&bench.store, "/libxl", &mut list);
+            list
+        };
+        let (free, before) = (bench.fake.free(), nodes());
+        bench.fake.0.borrow_mut().fail_at = Some(fail_at);
+        let Err(error) = create(&bench) else { break };
+        assert!(error.contains("EPERM") || error.contains("ENOMEM"), "{error}");
+        assert_eq!((bench.fake.free(), bench.fake.0.borrow().domains.len()), (free, 1), "after: {error}");
+        assert_eq!(nodes(), before);
+        assert!(bench.consoles.0.borrow().is_empty() && bench.server.borrow().introduced().is_empty());
+        steps += 1;
+    }
+    assert!(steps > 15, "{steps} steps could fail");
+}
+
+#[test]
+fn bad_input_is_named_and_costs_nothing() {
+    let truncated = &kernel()[..kernel().len() / 2];
+    let config = |kernel: &str, more: &str| format!("name='x'\nkernel='{kernel}'\n{more}");
+    for (config, part) in [
+        (config("absent", "memory=8"), "cannot read absent: no such file"),
+        (config("truncated", "memory=8"), "truncated: "),
+        (config("/boot/web", "memory=4096"), "asks for 4096 MiB, 63 MiB are free"),
+        (config("/boot/web", "memory=1"), "the domain has 1 MiB"),
+        (config("/boot/web", "memory=8\nmemroy=8"), "did you mean \"memory\""),
+        (config("/boot/web", "memory=8\nvif=["), "line 4, column 6"),
+        (config("text", "memory=8"), "neither ELF nor bzImage"),
+    ] {
+        let bench = bench(&[
+            ("x.cfg", config.as_bytes()),
+            ("/boot/web", &kernel()),
+            ("truncated", truncated),
+            ("text", b"#!/bin/sh"),
+        ]);
+        let result =
+            bench.manager.read_config("x.cfg").and_then(|config| bench.manager.create(config, false));
+        let error = result.unwrap_err();
+        assert!(error.contains(part), "{error}");
+        assert_eq!(bench.fake.0.borrow().domains.len(), 1);
+    }
+}
+
+#[test]
+fn a_name_is_used_once_and_a_destroyed_domain_leaves_nothing() {
+    block_on(async {
+        let bench = machine();
+        let free = bench.fake.free();
+        let id = create(&bench).unwrap();
+        assert!(create(&bench).unwrap_err().contains("\"web\" is running already"));
+        assert_eq!(bench.manager.find("web"), Some(id));
+        bench.manager.destroy(id).await.unwrap();
+        assert_eq!((bench.fake.free(), bench.manager.find("web")), (free, None));
+        assert!(bench.server.borrow().introduced().is_empty() && bench.consoles.0.borrow().is_empty());
+        assert_eq!(bench.store.directory("/local/domain").unwrap(), ["0"]);
+        create(&bench).unwrap();
+    });
+}
+
+#[test]
+fn policies_decide_what_happens_to_a_domain_that_ends() {
+    block_on(async {
+        let bench = machine();
+        let log = alloc::rc::Rc::new(core::cell::RefCell::new(Vec::new()));
+        let (manager, lines) = (bench.manager.clone(), log.clone());
+        spawn(async move { manager.attend(|line| lines.borrow_mut().push(String::from(line))).await });
+        let end = async |reason: u32| {
+            let id = bench.manager.find("web").unwrap();
+            bench.fake.stop(id, reason);
+            bench.server.borrow_mut().shut_down(id);
+            for _ in 0..20 {
+                sleep(core::time::Duration::from_millis(1)).await;
+            }
+            id
+        };
+        create(&bench).unwrap();
+        // The default for a reboot: the same domain again, under another number.
+        let old = end(SHUTDOWN_REBOOT).await;
+        let new = bench.manager.find("web").unwrap();
+        assert!(new != old && !bench.fake.0.borrow().domains.contains_key(&old.0), "{:?}", log.borrow());
+        // This configuration keeps what crashed.
+        let crashed = end(SHUTDOWN_CRASH).await;
+        assert_eq!(bench.manager.find("web"), Some(crashed));
+        bench.manager.destroy(crashed).await.unwrap();
+        create(&bench).unwrap();
+        end(SHUTDOWN_POWEROFF).await;
+        assert_eq!(bench.manager.find("web"), None);
+        let log = log.borrow().join("\n");
+        assert!(
+            log.contains("asks for a reboot") && log.contains("has crashed") && log.contains("powered off"),
+            "{log}"
+        );
+    });
+}
+
+fn run(shell: &Shell<super::fake::Fake>, line: &'static str) -> String {
+    let shell = Shell { manager: shell.manager.clone() };
+    block_on(async move { shell.run(line).await.1 })
+}
+
+#[test]
+fn the_shell_prints_what_xl_prints() {
+    let bench = machine();
+    let shell = Shell { manager: bench.manager.clone() };
+    assert_eq!(run(&shell, "xl create web.cfg"), "Parsing config from web.cfg\n");
+    assert_eq!(
+        run(&shell, "list"),
+        "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
+         Domain-0                                     0     1     1     r-----       0.0\n\
+         web                                          1     8     1     ------       0.0\n"
+    );
+    assert_eq!(
+        run(&shell, "vcpu-list web"),
+        "Name                                ID  VCPU   CPU State   Time(s) Affinity (Hard / Soft)\n\
+         web                                  1     0     0   ---       0.0  all / all\n"
+    );
+    assert_eq!(
+        run(&shell, "block-list web"),
+        "Vdev  BE  handle state evt-ch ring-ref BE-path                       \n\
+         51712 0   1      1     -1     -1       /local/domain/0/backend/vbd/1/51712\n"
+    );
+    assert!(run(&shell, "network-list web").contains("/local/domain/0/backend/vif/1/0"));
+    assert_eq!((run(&shell, "domid web"), run(&shell, "xl domname 1")), ("1\n".into(), "web\n".into()));
+    assert_eq!(run(&shell, "mem-set web 4m"), "");
+    assert_eq!(bench.store.read_text("/local/domain/1/memory/target").as_deref(), Some("4096"));
+    assert!(run(&shell, "mem-set web 9").contains("maximum of 8192 KiB"));
+    assert_eq!(run(&shell, "sched-credit2 -d web -c 30"), "");
+    assert!(run(&shell, "sched-credit2").ends_with("web                                  1    512   30\n"));
+    assert_eq!(run(&shell, "pause web"), "");
+    assert!(run(&shell, "list web").contains("--p---"));
+    assert_eq!(run(&shell, "shutdown web"), "Shutting down domain 1\n");
+    assert_eq!(bench.store.read_text("/local/domain/1/control/shutdown").as_deref(), Some("poweroff"));
+    assert_eq!(run(&shell, "nosuch"), "xl: unknown command \"nosuch\"; try \"help\"\n");
+    assert!(
+        run(&shell, "destroy").starts_with("'xl destroy' requires at least 1 argument.\n\nUsage: xl destroy")
+    );
+    assert_eq!(run(&shell, "destroy nobody"), "nobody is an invalid domain identifier (rc=-6)\n");
+    assert!(run(&shell, "list -x").starts_with("option `x' not supported."));
+    assert_eq!(run(&shell, "destroy web"), "");
+    assert_eq!(shell.candidates("des"), shell.candidates(""));
+}
+
+#[test]
+fn every_command_answers_in_json() {
+    let bench = machine();
+    let shell = Shell { manager: bench.manager.clone() };
+    for line in [
+        "create web.cfg --json",
+        "list --json",
+        "info --json",
+        "dmesg --json",
+        "domid web --json",
+        "domname 1 --json",
+        "uptime --json",
+        "vcpu-list --json",
+        "sched-credit2 --json",
+        "block-list web --json",
+        "network-list web --json",
+        "help --json",
+        "help list --json",
+        "mem-set web 8 --json",
+        "pause web --json",
+        "unpause web --json",
+        "shutdown web --json",
+        "reboot web --json",
+        "console web --json",
+        "destroy web --json",
+        "destroy web --json",
+        "nosuch --json",
+        "domid --json",
+    ] {
+        let text = run(&shell, line);
+        let value: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("{line}: {text}"));
+        assert!(value.is_array() || value.is_object(), "{line}: {text}");
+    }
+}
