@@ -1,158 +1,219 @@
-//! dom0's backends: for every device the toolstack writes into the store, one that serves it.
+//! Backends as the toolstack asks for them: it writes a directory, and a task serves the device.
 //!
-//! One watch on the `backend` directory says that something changed; what is there and not yet
-//! served gets a task. A task ends when its device is taken away, and a device that cannot be
-//! served says why in the log and is left closed: one guest's bad device is nobody else's matter.
+//! `backend/vbd/<domain>/<device>` is a volume for a guest, `backend/vif/<domain>/<device>` a port
+//! of the bridge. One task per device, from the handshake to the end; a directory that a task
+//! serves is left to it. The hardest decision was where a task begins: only at a directory in
+//! state `Initialising`, which the toolstack writes and a backend never does, so nothing that a
+//! backend writes about itself can start another, and a device that failed stays closed until the
+//! toolstack says otherwise.
 
-use crate::bridge::{Bridge, Mac, MacPolicy, Plug};
-use crate::volumes::Volumes;
+mod uplink;
+
+use crate::bridge::{Bridge, Mac, MacPolicy};
+use crate::volumes::{Volume, VolumeError, Volumes};
 use alloc::collections::BTreeSet;
+use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::cell::RefCell;
+use core::fmt;
+use core::time::Duration;
 use guest_kernel::back::blk::{self, Buffers};
-use guest_kernel::back::net::{self, Scratch, Uplink};
+use guest_kernel::back::net::{self, Scratch};
 use guest_kernel::block::BlockDevice;
-use guest_kernel::executor::spawn;
+use guest_kernel::executor::{Either, select, sleep, spawn};
 use guest_kernel::hypercall::Errno;
-use guest_kernel::log;
-use guest_kernel::net::{Frame, FrameSink};
-use guest_kernel::xenbus::{self, Device, XenbusState};
-use guest_kernel::xenstore::{Result, Xenstore};
+use guest_kernel::log::{debug, warn};
+use guest_kernel::xenbus::{Device, XenbusState, backends};
+use guest_kernel::xenstore::Xenstore;
 use shared_abi::DomId;
+use uplink::Uplink;
 
-/// Transfer buffers of all disks together: what can be in flight at once, 128 KiB each.
+/// Requests to disks that all guests together can have in flight, 128 KiB each.
 const BUFFERS: usize = 16;
+/// How long a volume's last user may take to go away, and how often that is looked at.
+const LAST_USER: (u32, Duration) = (100, Duration::from_millis(10));
+/// The one bridge there is.
+const BRIDGE: &str = "xenbr0";
 
+/// What a device is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Kind {
-    Disk,
-    Interface,
+    Vbd,
+    Vif,
 }
 
 impl Kind {
-    /// The name in the store.
     fn name(self) -> &'static str {
         match self {
-            Kind::Disk => "vbd",
-            Kind::Interface => "vif",
+            Kind::Vbd => "vbd",
+            Kind::Vif => "vif",
         }
     }
 }
 
-/// What backends serve from, and which there are.
-pub struct Backends<D> {
+/// A device's place in the store.
+type Key = (Kind, DomId, u32);
+
+/// Why a device is not served.
+enum Failure {
+    Volume(VolumeError),
+    Bridge(String),
+    Mac,
+    Errno(Errno),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Failure {
+        Failure::Errno(errno)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Volume(error) => error.fmt(f),
+            Failure::Bridge(name) => write!(f, "no bridge {name:?}"),
+            Failure::Mac => f.write_str("no usable address"),
+            Failure::Errno(errno) => f.write_str(errno.name()),
+        }
+    }
+}
+
+/// Everything that backends need.
+pub struct Backends<D: BlockDevice> {
     store: Xenstore,
     volumes: Rc<Volumes<D>>,
     bridge: Rc<Bridge>,
     buffers: Rc<Buffers>,
     scratch: Rc<RefCell<Scratch>>,
-    serving: RefCell<BTreeSet<(Kind, DomId, u32)>>,
+    served: RefCell<BTreeSet<Key>>,
 }
 
 impl<D: BlockDevice + 'static> Backends<D> {
-    /// Backends for disks out of `volumes` and interfaces on `bridge`; none yet.
+    /// Serves `volumes` and `bridge` to guests.
     pub fn new(store: Xenstore, volumes: Rc<Volumes<D>>, bridge: Rc<Bridge>) -> Rc<Self> {
-        Rc::new(Backends {
-            store,
-            volumes,
-            bridge,
-            buffers: Buffers::new(BUFFERS),
-            scratch: Rc::default(),
-            serving: RefCell::default(),
-        })
+        let (buffers, scratch) = (Buffers::new(BUFFERS), Rc::default());
+        Rc::new(Backends { store, volumes, bridge, buffers, scratch, served: RefCell::default() })
     }
 
-    /// Serves what the store has, and what comes: runs for good.
-    pub async fn run(self: Rc<Self>) -> Result<()> {
-        let mut watch = self.store.watch("backend").await?;
-        while watch.next().await.is_some() {
-            watch.take_all();
-            for kind in [Kind::Disk, Kind::Interface] {
-                for (domain, id) in xenbus::backends(&self.store, kind.name()).await? {
-                    self.start(kind, domain, id).await;
+    /// Follows the store: runs for good, as a task.
+    pub async fn run(self: Rc<Self>) -> Result<(), Errno> {
+        let mut vbds = self.store.watch("backend/vbd").await?;
+        let mut vifs = self.store.watch("backend/vif").await?;
+        loop {
+            let (kind, path) = match select(vbds.next(), vifs.next()).await {
+                Either::Left(path) => (Kind::Vbd, path),
+                Either::Right(path) => (Kind::Vif, path),
+            };
+            let path = path.ok_or(Errno::EIO)?;
+            match place(kind, &path) {
+                Place::Device(domain, id) => self.look((kind, domain, id)).await,
+                Place::Above => {
+                    for (domain, id) in backends(&self.store, kind.name()).await.unwrap_or_default() {
+                        self.look((kind, domain, id)).await;
+                    }
                 }
+                Place::Elsewhere => {}
             }
         }
-        Ok(())
     }
 
-    /// Starts a backend for a device that has none and waits for one.
-    async fn start(self: &Rc<Self>, kind: Kind, domain: DomId, id: u32) {
-        let key = (kind, domain, id);
-        if self.serving.borrow().contains(&key) {
+    /// Starts a task for a device that waits for one.
+    async fn look(self: &Rc<Self>, key: Key) {
+        let (kind, domain, id) = key;
+        if self.served.borrow().contains(&key) {
             return;
         }
-        // A device that was given up stays closed; one half written will be seen again.
+        // Not there any more, or not there as a whole, is no news.
         let Ok(device) = Device::backend(&self.store, kind.name(), domain, id).await else { return };
         if device.state().await != Ok(XenbusState::Initialising) {
             return;
         }
-        self.serving.borrow_mut().insert(key);
+        self.served.borrow_mut().insert(key);
         let backends = self.clone();
         spawn(async move {
+            debug!("{}: served", device.own);
             let result = match kind {
-                Kind::Disk => backends.disk(&device).await,
-                Kind::Interface => backends.interface(&device).await,
+                Kind::Vbd => backends.vbd(&device).await,
+                Kind::Vif => backends.vif(&device).await,
             };
-            if let Err(why) = result {
-                log::error!("{}: {why}", device.own);
-                // The directory may be gone already.
-                let _ = device.switch_state(XenbusState::Closed).await;
+            match result {
+                Ok(()) => debug!("{}: closed", device.own),
+                Err(failure) => backends.fail(&device, &failure).await,
             }
-            backends.serving.borrow_mut().remove(&key);
+            backends.served.borrow_mut().remove(&key);
+            // It may have been asked for again meanwhile.
+            backends.look(key).await;
         });
     }
 
-    async fn disk(&self, device: &Device) -> core::result::Result<(), String> {
-        let target = text(device.read("params").await)?;
-        let writable = text(device.read_or("mode", String::from("w")).await)?.trim() == "w";
-        let volume = self.volumes.open(target.trim(), writable);
-        let volume = volume.map_err(|error| alloc::format!("cannot open {target}: {error}"))?;
-        text(blk::serve(device, Rc::new(volume), self.buffers.clone()).await)
+    /// Notes in the device's directory why it does not work, as libxl's scripts do.
+    async fn fail(&self, device: &Device, failure: &Failure) {
+        warn!("{}: {failure}", device.own);
+        // Nothing to note it in is as good.
+        if device.state().await.unwrap_or(XenbusState::Unknown) != XenbusState::Unknown {
+            let text = failure.to_string();
+            let _ = device.publish(&[("hotplug-error", &text), ("hotplug-status", "error")]).await;
+            let _ = device.switch_state(XenbusState::Closed).await;
+        }
     }
 
-    async fn interface(&self, device: &Device) -> core::result::Result<(), String> {
-        let mac = text(device.read("mac").await)?;
-        let mac = parse_mac(&mac).ok_or_else(|| alloc::format!("{mac:?} is no address"))?;
-        let port = Rc::new(GuestPort { plug: Plug::new(self.bridge.clone()), mac });
-        text(net::serve(device, port, self.scratch.clone()).await)
+    async fn vbd(&self, device: &Device) -> Result<(), Failure> {
+        let target = device.read("params").await?;
+        let writable = device.read("mode").await?.trim() == "w";
+        let volume = self.open(target.trim(), writable).await.map_err(Failure::Volume)?;
+        Ok(blk::serve(device, Rc::new(volume), self.buffers.clone()).await?)
+    }
+
+    /// Opens a volume, waiting a moment for its last user: a domain that restarts finds its own
+    /// predecessor's backend at its last breath.
+    async fn open(&self, target: &str, writable: bool) -> Result<Volume<D>, VolumeError> {
+        let (times, pause) = LAST_USER;
+        for _ in 0..times {
+            match self.volumes.open(target, writable) {
+                Err(VolumeError::Busy) => sleep(pause).await,
+                result => return result,
+            }
+        }
+        self.volumes.open(target, writable)
+    }
+
+    async fn vif(&self, device: &Device) -> Result<(), Failure> {
+        let bridge = device.read_or("bridge", String::from(BRIDGE)).await?;
+        if bridge.trim() != BRIDGE {
+            return Err(Failure::Bridge(bridge));
+        }
+        let mac = parse_mac(&device.read("mac").await?).ok_or(Failure::Mac)?;
+        let uplink = Uplink::new(self.bridge.clone(), MacPolicy::Only(mac));
+        Ok(net::serve(device, uplink, self.scratch.clone()).await?)
     }
 }
 
-fn text<T>(result: core::result::Result<T, Errno>) -> core::result::Result<T, String> {
-    result.map_err(|errno| alloc::format!("{errno}"))
+/// What a watch event is about.
+#[derive(PartialEq, Eq, Debug)]
+enum Place {
+    /// A device's directory, or something in it.
+    Device(DomId, u32),
+    /// A directory above devices.
+    Above,
+    /// No device.
+    Elsewhere,
 }
 
+/// Reads an event's path: the watch's own, relative or absolute, and what follows.
+fn place(kind: Kind, path: &str) -> Place {
+    let above = format!("backend/{}", kind.name());
+    let Some((_, rest)) = path.split_once(above.as_str()) else { return Place::Elsewhere };
+    let mut names = rest.split('/').skip(1);
+    match (names.next().map(str::parse), names.next().map(str::parse)) {
+        (Some(Ok(domain)), Some(Ok(id))) => Place::Device(DomId(domain), id),
+        (None, _) | (Some(Ok(_)), None) => Place::Above,
+        _ => Place::Elsewhere,
+    }
+}
+
+/// `00:16:3e:01:02:03`
 fn parse_mac(text: &str) -> Option<Mac> {
-    let mut mac = [0; 6];
-    let mut parts = text.trim().split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    (parts.next().is_none() && mac[0] & 1 == 0).then_some(mac)
-}
-
-/// A guest's port of the bridge: it may use the address it was given and no other.
-struct GuestPort {
-    plug: Rc<Plug>,
-    mac: Mac,
-}
-
-impl FrameSink for GuestPort {
-    fn frame(&self, frame: Frame<'_>) {
-        self.plug.frame(frame)
-    }
-    fn flush(&self) {
-        self.plug.flush()
-    }
-}
-
-impl Uplink for GuestPort {
-    fn plug(&self, guest: Rc<dyn FrameSink>) {
-        self.plug.attach(MacPolicy::Only(self.mac), false, guest);
-    }
-    fn unplug(&self) {
-        self.plug.detach();
-    }
+    crate::toolstack::config::vif::Mac::parse(text.trim()).map(|mac| mac.0).filter(|mac| mac[0] & 1 == 0)
 }

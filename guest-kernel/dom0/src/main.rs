@@ -5,7 +5,9 @@
 extern crate alloc;
 
 use alloc::rc::Rc;
+use dom0::backends::Backends;
 use dom0::consoled::Consoles;
+use dom0::hardware;
 use dom0::toolstack::archive::Archive;
 use dom0::toolstack::deaths;
 use dom0::toolstack::manager::Manager;
@@ -19,6 +21,14 @@ guest_kernel::main! {
     async fn main(sys: System) {
         println!("Oxen dom0, {} MiB", sys.boot.pages >> 8);
         let store = service::start();
+        let hardware = hardware::start().await;
+        let backends =
+            Backends::new(service::connect(&store), hardware.volumes.clone(), hardware.bridge.clone());
+        spawn(async move {
+            if let Err(errno) = backends.run().await {
+                println!("no backends: {}", errno.name());
+            }
+        });
         let consoles = Rc::new(Consoles::default());
         let files = match Archive::open(sys.boot.ramdisk) {
             Ok(files) => files,
