@@ -83,10 +83,25 @@ impl Addressing {
         Ok(Addressing::Static(Address { cidr: Ipv4Cidr::new(address, prefix), gateway, dns }))
     }
 
-    /// The `ip=` option of a kernel command line, if there is one.
+    /// The `ip=` option of a kernel command line, if there is one, with `gw=` and `dns=` beside it.
     pub fn from_cmdline(cmdline: &str) -> Option<Result<Self, BadAddress>> {
-        let value = cmdline.split_ascii_whitespace().find_map(|word| word.strip_prefix("ip="))?;
-        Some(Self::parse(value))
+        let value = |key: &str| {
+            cmdline
+                .split_ascii_whitespace()
+                .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+                .next_back()
+        };
+        let parsed = Self::parse(value("ip")?);
+        let more = || {
+            let Addressing::Static(mut address) = parsed? else { return parsed };
+            for (key, field) in [("gw", &mut address.gateway), ("dns", &mut address.dns)] {
+                if let Some(text) = value(key) {
+                    *field = Some(text.parse().map_err(|_| BadAddress)?);
+                }
+            }
+            Ok(Addressing::Static(address))
+        };
+        Some(more())
     }
 }
 
@@ -127,6 +142,10 @@ mod tests {
             assert_eq!(Addressing::parse(bad), Err(BadAddress), "{bad}");
         }
         assert_eq!(Addressing::from_cmdline("console=hvc0 zip=1"), None);
+        let cmdline = "ip=10.0.2.20/16 gw=10.0.2.2 port=80";
+        assert_eq!(Addressing::from_cmdline(cmdline), Some(Ok(fixed(ours, 16, gateway))));
+        assert_eq!(Addressing::from_cmdline("ip=10.0.2.20 gw=home"), Some(Err(BadAddress)));
+        assert_eq!(Addressing::from_cmdline("ip=1.2.3.4 ip=dhcp gw=x"), Some(Ok(Addressing::Dhcp)));
     }
 
     proptest! {

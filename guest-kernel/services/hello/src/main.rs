@@ -1,4 +1,4 @@
-//! The smallest service: says hello to whoever connects to port 80.
+//! The smallest service: says hello to whoever connects to its port.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -14,8 +14,9 @@ guest_kernel::main! {
             Ok(stack) => stack,
             Err(errno) => return println!("hello: no network: {errno}"),
         };
-        println!("hello: {}, port 80", stack.configured().await);
-        let listener = match TcpListener::bind(&stack, 80, 8, Buffers { receive: 1024, send: 1024 }) {
+        let port = sys.boot.option("port").and_then(|port| port.parse().ok()).unwrap_or(80);
+        println!("hello: {}, port {port}", stack.configured().await);
+        let listener = match TcpListener::bind(&stack, port, 8, Buffers { receive: 1024, send: 1024 }) {
             Ok(listener) => listener,
             Err(error) => return println!("hello: {error}"),
         };
