@@ -4,7 +4,8 @@
 //! Each check prints `PASS name` or `FAIL name: what`; the last line is `library-os: N passed, M
 //! failed`, then the domain powers off. What is expected is what Xen 4.17 was seen to answer, so
 //! the same run on another hypervisor shows where it differs. The command line can ask for an end
-//! by a fault instead: `crash=page`, `crash=stack`, `crash=panic`.
+//! by a fault instead: `crash=page`, `crash=stack`, `crash=panic`; or, with `wait=1`, to stay until
+//! the toolstack stops the domain.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod store;
 mod tasks;
 
 use alloc::string::String;
+use guest_kernel::lifecycle::stop_requested;
 use guest_kernel::shared_abi::DomId;
 use guest_kernel::{Local, System, println};
 
@@ -90,6 +92,9 @@ guest_kernel::main! {
             judge("many requests at once", store::concurrency(store).await);
         }
         println!("library-os: {passed} passed, {failed} failed");
+        if sys.boot.option("wait").is_some() {
+            println!("asked to stop: {:?}", stop_requested().await);
+        }
     }
 }
 
