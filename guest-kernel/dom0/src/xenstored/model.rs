@@ -26,6 +26,13 @@ use shared_abi::io::xs_wire;
 #[derive(Clone, Default)]
 pub(crate) struct FakeHost(Rc<RefCell<Vec<String>>>);
 
+impl FakeHost {
+    /// What was logged.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.borrow().clone()
+    }
+}
+
 impl Host for FakeHost {
     fn introduce(&mut self, _: DomId, _: u64, _: u32, _: ConnId) -> Result<(), Error> {
         Ok(())
