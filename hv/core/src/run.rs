@@ -11,8 +11,9 @@ use crate::domain::vcpu::pause;
 use crate::domain::{Context, Current, Domain, Vcpu};
 use crate::event::virq::GlobalHandlers;
 use crate::sched::{CpuSet, Credit, Pick, Policy};
+use crate::time::runstate::{self, RunstateArea};
+use crate::time::{State, TimerQueue, VcpuTimer};
 use crate::{mm, trap};
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -20,9 +21,9 @@ use hv_machine::boot::BootInfo;
 use hv_machine::guest_mem;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::x86_64::{apic, clock, cpu, percpu, smp, tlb};
-use shared_abi::vcpu::*;
+use shared_abi::vcpu::VcpuRunstateInfo;
 use shared_abi::xen::{VIRQ_TIMER, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VcpuTimeInfo};
-use shared_abi::{DomId, GuestAddr};
+use shared_abi::{DomId, Errno, GuestAddr};
 use spin::Once;
 
 /// What the loader said.
@@ -41,8 +42,8 @@ struct Cpu {
     resched: AtomicBool,
     /// When the scheduler wants to be asked again.
     until: AtomicU64,
-    /// Deadlines of vcpus that wait, with the vcpu.
-    timers: Mutex<BTreeMap<(u64, u32), Arc<Vcpu>>>,
+    /// Deadlines of vcpus that wait, by scheduler handle.
+    timers: Mutex<TimerQueue<u32>>,
     /// Nanoseconds spent idle.
     idle_ns: AtomicU64,
 }
@@ -50,7 +51,7 @@ static CPUS: [Cpu; percpu::MAX_CPUS] = [const {
     Cpu {
         resched: AtomicBool::new(false),
         until: AtomicU64::new(u64::MAX),
-        timers: Mutex::new(rank::TIMER, BTreeMap::new()),
+        timers: Mutex::new(rank::TIMER_QUEUE, TimerQueue::new()),
         idle_ns: AtomicU64::new(0),
     }
 }; percpu::MAX_CPUS];
@@ -76,14 +77,24 @@ pub fn idle_ns(cpu: usize) -> u64 {
     CPUS[cpu].idle_ns.load(Relaxed)
 }
 
-/// Makes a vcpu known to the scheduler.
-pub fn adopt(v: Arc<Vcpu>) {
+/// Makes room for a vcpu's timers on every CPU, then makes it known by its scheduler handle.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn adopt(v: Arc<Vcpu>) -> Result<(), Errno> {
+    let room = v.handle as usize + 1;
+    for (c, cpu) in CPUS.iter().enumerate() {
+        if tlb::online() & 1 << c != 0 {
+            cpu.timers.lock().reserve(room)?;
+        }
+    }
     let mut all = VCPUS.lock();
     let i = v.handle as usize;
     if all.len() <= i {
         all.resize(i + 1, None);
     }
     all[i] = Some(v);
+    Ok(())
 }
 
 /// Forgets a vcpu that will not run again; true when the scheduler let it go.
@@ -135,46 +146,29 @@ static CURRENT: [AtomicU64; percpu::MAX_CPUS] = [const { AtomicU64::new(0) }; pe
 
 // ---- timers
 
-fn deadline(v: &Vcpu) -> u64 {
-    v.timer.load(Relaxed).min(v.poll_timeout.load(Relaxed)).min(match v.periodic[0].load(Relaxed) {
-        0 => u64::MAX,
-        _ => v.periodic[1].load(Relaxed),
-    })
-}
-
-/// Sets the single-shot timer of the vcpu that runs here (`u64::MAX`: none).
-pub fn set_singleshot(v: &Vcpu, at: u64) {
-    v.timer.store(at, Relaxed);
+/// Sets the single-shot timer of the vcpu that runs here as `set_timer_op` says (0: none).
+pub fn set_timer(v: &Vcpu, at: i64) {
+    v.timers.lock().timer.set_timer_op(at, clock::now());
     program(Some(v));
 }
 
-/// Sets the timeout of the poll that the running vcpu is about to wait in.
-pub fn set_poll_timeout(v: &Vcpu, at: u64) {
-    v.poll_timeout.store(at, Relaxed);
-}
-
-/// Sets the periodic timer of a vcpu of the running domain (0: off).
-pub fn set_periodic(v: &Vcpu, period: u64) {
-    v.periodic[1].store(clock::now() + period, Relaxed);
-    v.periodic[0].store(period, Relaxed);
-    v.attention.store(true, SeqCst);
+/// Changes the timers of the vcpu that runs here.
+pub fn change_timer<R>(v: &Vcpu, f: impl FnOnce(&mut VcpuTimer, u64) -> R) -> R {
+    let r = f(&mut v.timers.lock().timer, clock::now());
+    program(Some(v));
+    r
 }
 
 /// Raises what is due of a vcpu's timers.
-fn fire(v: &Arc<Vcpu>, dom: &Domain, now: u64) {
-    if v.timer.load(Relaxed) <= now {
-        v.timer.store(u64::MAX, Relaxed);
+fn fire(v: &Arc<Vcpu>, dom: &Domain, now: u64, running: bool) {
+    let (virq, poll) = {
+        let mut t = v.timers.lock();
+        (t.timer.expire(now, running), t.poll.take_if(|at| *at <= now).is_some())
+    };
+    if virq {
         dom.raise_virq(v.id, VIRQ_TIMER);
     }
-    let period = v.periodic[0].load(Relaxed);
-    if period != 0 && v.periodic[1].load(Relaxed) <= now {
-        // Ticks missed while it didn't run are one tick.
-        let next = v.periodic[1].load(Relaxed);
-        v.periodic[1].store(next + (now - next) / period * period + period, Relaxed);
-        dom.raise_virq(v.id, VIRQ_TIMER);
-    }
-    if v.poll_timeout.load(Relaxed) <= now {
-        v.poll_timeout.store(u64::MAX, Relaxed);
+    if poll {
         v.unblock(pause::BLOCKED);
     }
 }
@@ -182,47 +176,47 @@ fn fire(v: &Arc<Vcpu>, dom: &Domain, now: u64) {
 /// Fires the timers of waiting vcpus that are due on this CPU.
 fn run_timers(c: usize, now: u64) {
     loop {
-        let due = {
-            let mut t = CPUS[c].timers.lock();
-            match t.first_key_value() {
-                Some(((at, _), _)) if *at <= now => t.pop_first().map(|(_, v)| v),
-                _ => None,
-            }
-        };
-        let Some(v) = due else { return };
-        v.queued.store(0, Relaxed);
+        let Some(handle) = CPUS[c].timers.lock().take_due(now) else { return };
+        let Some(v) = by_handle(handle) else { continue };
+        v.timers.lock().queued = None;
         if let Some(dom) = v.domain.upgrade() {
-            fire(&v, &dom, now);
+            fire(&v, &dom, now, false);
             queue_timer(&v);
         }
     }
 }
 
-/// Leaves a waiting vcpu's next deadline with this CPU.
+/// Leaves a waiting vcpu's next deadline with this CPU. One that was just taken by another CPU needs none there;
+/// should it be too late to notice, the deadline fires and finds nothing due.
 fn queue_timer(v: &Arc<Vcpu>) {
-    let at = deadline(v);
+    let mut t = v.timers.lock();
+    let at = t.next(false);
     let c = percpu::cpu_id();
-    if at != u64::MAX && v.running_on.load(Relaxed) == u32::MAX {
-        CPUS[c].timers.lock().insert((at, v.handle), v.clone());
-        v.queued_at.store(at, Relaxed);
-        v.queued.store(c as u64 + 1, Relaxed);
+    if at != u64::MAX
+        && t.queued.is_none()
+        && v.running_on.load(SeqCst) == u32::MAX
+        && CPUS[c].timers.lock().arm(at, v.handle)
+    {
+        t.queued = Some((c, at));
     }
 }
 
 /// Takes a vcpu's deadline out of whichever queue it is in.
 pub fn unqueue_timer(v: &Vcpu) {
-    if let Some(c) = v.queued.swap(0, Relaxed).checked_sub(1) {
-        CPUS[c as usize].timers.lock().remove(&(v.queued_at.load(Relaxed), v.handle));
+    let mut t = v.timers.lock();
+    if let Some((c, at)) = t.queued.take() {
+        CPUS[c].timers.lock().disarm(at, v.handle);
     }
 }
 
 /// Sets this CPU's timer to the next thing that it must do.
 fn program(running: Option<&Vcpu>) {
     let c = &CPUS[percpu::cpu_id()];
-    let mut at = c.until.load(Relaxed).min(running.map_or(u64::MAX, deadline));
-    if let Some(((first, _), _)) = c.timers.lock().first_key_value() {
-        at = at.min(*first);
-    }
+    let at = c
+        .until
+        .load(Relaxed)
+        .min(running.map_or(u64::MAX, |v| v.timers.lock().next(true)))
+        .min(c.timers.lock().next());
     apic::set_timer((at != u64::MAX).then(|| clock::ns_to_tsc(at) + 1));
 }
 
@@ -242,50 +236,48 @@ pub fn time_info() -> VcpuTimeInfo {
 
 /// A vcpu's runstate as of now.
 pub fn runstate(v: &Vcpu) -> VcpuRunstateInfo {
-    let mut r = *v.runstate.lock();
-    let now = clock::now();
-    r.time[r.state as usize] += now.saturating_sub(r.state_entry_time);
-    r.state_entry_time = now;
-    r
+    v.runstate.lock().info(clock::now())
 }
 
-fn set_runstate(v: &Vcpu, state: i32, now: u64) {
-    let mut r = v.runstate.lock();
-    let old = r.state as usize;
-    r.time[old] += now.saturating_sub(r.state_entry_time);
-    r.state = state;
-    r.state_entry_time = now;
+/// Nanoseconds that a vcpu has run.
+pub fn cpu_time(v: &Vcpu) -> u64 {
+    v.runstate.lock().cpu_time(clock::now())
 }
 
-/// The runstate of a vcpu that doesn't run.
-fn waiting_state(v: &Vcpu) -> i32 {
+/// The state of a vcpu that doesn't run.
+fn waiting_state(v: &Vcpu) -> State {
     match v.blocked.load(Relaxed) {
-        0 => RUNSTATE_RUNNABLE,
-        b if b & (pause::DOWN | pause::DOMAIN) != 0 => RUNSTATE_OFFLINE,
-        _ => RUNSTATE_BLOCKED,
+        0 => State::Runnable,
+        b if b & (pause::DOWN | pause::DOMAIN) != 0 => State::Offline,
+        _ => State::Blocked,
     }
 }
 
-/// Writes the vcpu's registered areas, its address space being loaded.
+/// A guest's registered runstate area, its address space being loaded.
+struct Area(u64);
+
+impl RunstateArea for Area {
+    type Error = guest_mem::Fault;
+    fn set_entry_time(&self, value: u64) -> Result<(), guest_mem::Fault> {
+        let at = core::mem::offset_of!(VcpuRunstateInfo, state_entry_time) as u64;
+        guest_mem::write_u64(GuestAddr(self.0.wrapping_add(at)), value)
+    }
+    fn set_all(&self, info: &VcpuRunstateInfo) -> Result<(), guest_mem::Fault> {
+        guest_mem::write(GuestAddr(self.0), info)
+    }
+}
+
+/// Writes the vcpu's registered areas, its address space being loaded. An area that the guest has unmapped is
+/// left as it is.
 fn update_areas(v: &Vcpu, dom: &Domain) {
-    v.info.set_time(&time_info());
     let area = v.time_area.load(Relaxed);
     if area != 0 {
         let _ = guest_mem::write(GuestAddr(area), &VcpuTimeInfo { version: 2, ..time_info() });
     }
     let area = v.runstate_area.load(Relaxed);
     if area != 0 {
-        let mut r = *v.runstate.lock();
-        let entry = GuestAddr(area + core::mem::offset_of!(VcpuRunstateInfo, state_entry_time) as u64);
-        let marks = dom.assists.load(Relaxed) & 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG != 0;
-        if marks {
-            r.state_entry_time |= XEN_RUNSTATE_UPDATE;
-            let _ = guest_mem::write_u64(entry, r.state_entry_time);
-        }
-        let _ = guest_mem::write(GuestAddr(area), &r);
-        if marks {
-            let _ = guest_mem::write_u64(entry, r.state_entry_time & !XEN_RUNSTATE_UPDATE);
-        }
+        let flagged = dom.assists.load(Relaxed) & 1 << VMASST_TYPE_RUNSTATE_UPDATE_FLAG != 0;
+        let _ = runstate::update_area(&Area(area), &v.runstate.lock(), flagged);
     }
 }
 
@@ -296,8 +288,8 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) {
     unqueue_timer(vcpu);
     vcpu.running_on.store(c as u32, SeqCst);
     vcpu.last_cpu.store(c as u32, Relaxed);
-    set_runstate(vcpu, RUNSTATE_RUNNING, clock::now());
-    vcpu.poll_timeout.store(u64::MAX, Relaxed);
+    vcpu.runstate.lock().change(State::Running, clock::now());
+    vcpu.timers.lock().poll = None;
     dom.ports.pollers.done(vcpu.id);
     mm::load_gdt(cx);
     mm::load_ldt(cx);
@@ -315,10 +307,7 @@ fn unload(vcpu: &Arc<Vcpu>, cx: &mut Context) {
     cpu::set_ts(false);
     cx.cpu.switch_out();
     mm::load_root(None);
-    let now = clock::now();
-    let before = runstate(vcpu).time[RUNSTATE_RUNNING as usize];
-    set_runstate(vcpu, waiting_state(vcpu), now);
-    vcpu.ran_ns.store(before, Relaxed);
+    vcpu.runstate.lock().change(waiting_state(vcpu), clock::now());
 }
 
 /// Enters the guest until this CPU is to pick anew.
@@ -326,7 +315,7 @@ fn enter(cur: &mut Current<'_>, c: usize) {
     loop {
         if cur.vcpu.attention.load(Relaxed) {
             cur.vcpu.attention.store(false, SeqCst);
-            fire(cur.vcpu, cur.dom, clock::now());
+            fire(cur.vcpu, cur.dom, clock::now(), true);
             if !cur.vcpu.runnable() {
                 kick(scheduler().sleep(cur.vcpu.handle));
                 if cur.vcpu.runnable() {
@@ -393,10 +382,12 @@ pub fn cpu_loop(c: usize) -> ! {
                 match vcpu.as_ref().and_then(|v| v.domain.upgrade()) {
                     Some(dom) => run_vcpu(vcpu.as_ref().expect("its domain came from it"), &dom, c),
                     None => {
-                        // Its domain is gone: it must not be picked again.
+                        // Its domain is gone: it must not be picked again, and is bound to this CPU until
+                        // something else is.
                         kick(scheduler().sleep(h));
+                        let next = pick(c);
                         kick(scheduler().descheduled(h));
-                        pick(c)
+                        next
                     }
                 }
             }

@@ -22,6 +22,7 @@ pub mod rank {
     pub const MEMORY: u8 = 60;
     pub const SCHED: u8 = 70;
     pub const TIMER: u8 = 75;
+    pub const TIMER_QUEUE: u8 = 76;
     pub const IOAPIC: u8 = 80;
     pub const PORT: u8 = 82;
     pub const FRAME_ALLOC: u8 = 85;

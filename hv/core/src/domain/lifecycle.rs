@@ -101,10 +101,11 @@ pub fn make_vcpus(dom: &Arc<Domain>) -> Result<(), Errno> {
     for id in 0..dom.max_vcpus {
         let handle = run::scheduler().insert(Params::default())?;
         let v = Arc::new(Vcpu::new(dom, id, handle));
+        v.info.set_time(&run::time_info());
         if dom.pauses.load(SeqCst) != 0 {
             v.block(pause::DOMAIN);
         }
-        run::adopt(v.clone());
+        run::adopt(v.clone())?;
         all.push(v);
     }
     dom.vcpus.call_once(|| all);

@@ -3,6 +3,7 @@
 
 use super::Domain;
 use crate::mm::Root;
+use crate::time::{Runstate, VcpuTimer};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arrayvec::ArrayVec;
@@ -13,7 +14,6 @@ use hv_machine::frame::Work;
 use hv_machine::x86_64::{apic, clock, percpu};
 use shared_abi::Mfn;
 use shared_abi::arch_x86::TrapInfo;
-use shared_abi::vcpu::{RUNSTATE_OFFLINE, VcpuRunstateInfo};
 
 /// Why a vcpu may not run, as bits of [`Vcpu::blocked`]. It runs when none is set.
 pub mod pause {
@@ -52,28 +52,36 @@ pub struct Vcpu {
     pub blocked: AtomicU32,
     /// Where its vcpu_info lies: mfn and byte offset in the frame.
     pub info: super::info::InfoSlot,
-    /// Runstate times.
-    pub runstate: Mutex<VcpuRunstateInfo>,
+    /// How long it was in which state.
+    pub runstate: Mutex<Runstate>,
     /// Guest address of the registered runstate area, or 0.
     pub runstate_area: AtomicU64,
     /// Guest address of the registered time area, or 0.
     pub time_area: AtomicU64,
-    /// CPU whose timer queue holds its deadline, plus one; and that deadline.
-    pub queued: AtomicU64,
-    /// As above.
-    pub queued_at: AtomicU64,
+    /// Its timers.
+    pub timers: Mutex<Timers>,
     /// Set while an exit to the run loop is wanted before the guest is entered again.
     pub attention: AtomicBool,
-    /// Deadline of the single-shot timer in system time, or `u64::MAX`.
-    pub timer: AtomicU64,
-    /// Deadline of the timeout of `SCHEDOP_poll`, or `u64::MAX`.
-    pub poll_timeout: AtomicU64,
-    /// Period of the periodic timer in ns, 0 for none; its next deadline.
-    pub periodic: [AtomicU64; 2],
     /// An NMI waits to be delivered.
     pub nmi: AtomicBool,
-    /// Nanoseconds it has run.
-    pub ran_ns: AtomicU64,
+}
+
+/// What may wake a vcpu at a certain time.
+#[derive(Default)]
+pub struct Timers {
+    /// The single-shot and the periodic timer.
+    pub timer: VcpuTimer,
+    /// When its `SCHEDOP_poll` gives up.
+    pub poll: Option<u64>,
+    /// The CPU that watches for the next deadline while it doesn't run, and that deadline.
+    pub queued: Option<(usize, u64)>,
+}
+
+impl Timers {
+    /// The next deadline; `u64::MAX` when there is none.
+    pub fn next(&self, running: bool) -> u64 {
+        self.timer.next(running).min(self.poll.unwrap_or(u64::MAX))
+    }
 }
 
 /// What the CPU that runs a vcpu owns.
@@ -227,20 +235,12 @@ impl Vcpu {
             last_cpu: AtomicU32::new(0),
             blocked: AtomicU32::new(pause::DOWN),
             info: super::info::InfoSlot::in_shared_info(domain, id),
-            runstate: Mutex::new(
-                rank::TIMER,
-                VcpuRunstateInfo { state: RUNSTATE_OFFLINE, state_entry_time: clock::now(), ..Default::default() },
-            ),
+            runstate: Mutex::new(rank::TIMER, Runstate::new(clock::now())),
             runstate_area: AtomicU64::new(0),
             time_area: AtomicU64::new(0),
-            queued: AtomicU64::new(0),
-            queued_at: AtomicU64::new(0),
+            timers: Mutex::new(rank::TIMER, Timers::default()),
             attention: AtomicBool::new(false),
-            timer: AtomicU64::new(u64::MAX),
-            poll_timeout: AtomicU64::new(u64::MAX),
-            periodic: [const { AtomicU64::new(0) }; 2],
             nmi: AtomicBool::new(false),
-            ran_ns: AtomicU64::new(0),
         }
     }
 }

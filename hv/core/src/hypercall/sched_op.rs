@@ -81,7 +81,7 @@ fn poll(cur: &mut Current<'_>, p: SchedPoll) -> HcResult {
     if !sleeps {
         cur.vcpu.blocked.fetch_and(!pause::BLOCKED, SeqCst);
     } else if p.timeout != 0 {
-        run::set_poll_timeout(cur.vcpu, p.timeout);
+        cur.vcpu.timers.lock().poll = Some(p.timeout);
     }
     Ok(0)
 }

@@ -7,13 +7,11 @@ use crate::{mm, run};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 use hv_machine::guest_mem;
+use hv_machine::x86_64::clock;
 use shared_abi::arch_x86::VcpuGuestContext;
 use shared_abi::errno::Errno;
 use shared_abi::vcpu::*;
 use shared_abi::{GuestAddr, Mfn};
-
-/// Least period of the periodic timer, as Xen's.
-const MIN_PERIOD: u64 = 1_000_000;
 
 /// `vcpu_op(cmd, vcpu, arg)`.
 pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
@@ -78,27 +76,22 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         }
         VCPUOP_SET_PERIODIC_TIMER => {
             let p: VcpuSetPeriodicTimer = guest_mem::read(arg)?;
-            if p.period_ns < MIN_PERIOD || p.period_ns > i64::MAX as u64 {
-                return Err(Errno::EINVAL.into());
-            }
-            run::set_periodic(&v, p.period_ns);
+            v.timers.lock().timer.set_period(p.period_ns, clock::now())?;
+            v.kick();
         }
-        VCPUOP_STOP_PERIODIC_TIMER => run::set_periodic(&v, 0),
+        VCPUOP_STOP_PERIODIC_TIMER => v.timers.lock().timer.stop_period(),
         VCPUOP_SET_SINGLESHOT_TIMER => {
             if !own {
                 return Err(Errno::EINVAL.into());
             }
             let s: VcpuSetSingleshotTimer = guest_mem::read(arg)?;
-            if s.flags & VCPU_SSHOTTMR_FUTURE != 0 && s.timeout_abs_ns < hv_machine::x86_64::clock::now() {
-                return Err(Errno::ETIME.into());
-            }
-            run::set_singleshot(&v, s.timeout_abs_ns);
+            run::change_timer(&v, |t, now| t.set_single(s.timeout_abs_ns, s.flags, now))?;
         }
         VCPUOP_STOP_SINGLESHOT_TIMER => {
             if !own {
                 return Err(Errno::EINVAL.into());
             }
-            run::set_singleshot(&v, u64::MAX);
+            run::change_timer(&v, |t, _| t.stop_single());
         }
         VCPUOP_REGISTER_VCPU_INFO => {
             let r: VcpuRegisterVcpuInfo = guest_mem::read(arg)?;
@@ -108,6 +101,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             }
             let frame = mm::hold_writable(cur.dom, Mfn(r.mfn.0))?;
             v.info.register(frame, offset)?;
+            v.info.set_time(&run::time_info());
             v.notify();
         }
         VCPUOP_SEND_NMI => {

@@ -119,7 +119,7 @@ pub fn info(d: &Domain) -> DomctlGetdomaininfo {
         tot_pages: d.memory.total(),
         max_pages: d.memory.max(),
         shared_info_frame: Gfn(d.shared.mfn().0),
-        cpu_time: d.vcpus().iter().map(|v| crate::run::runstate(v).time[0]).sum(),
+        cpu_time: d.vcpus().iter().map(|v| crate::run::cpu_time(v)).sum(),
         nr_online_vcpus: online.count() as u32,
         max_vcpu_id: (d.vcpus().len() as u32).wrapping_sub(1),
         handle: *d.handle.lock(),
