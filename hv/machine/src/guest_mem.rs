@@ -11,11 +11,12 @@ use zerocopy::{FromBytes, IntoBytes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault;
 
-/// Whether `len` bytes at `at` lie outside the hypervisor's range and don't wrap.
+/// Whether `len` bytes at `at` begin at an address that a guest can have, and touch neither the hypervisor's
+/// range nor the end of the address space.
 #[inline(always)]
 pub fn access_ok(at: GuestAddr, len: usize) -> bool {
     let Some(end) = at.0.checked_add(len as u64) else { return false };
-    end <= 0xffff_8000_0000_0000 || at.0 >= 0xffff_8800_0000_0000
+    at.0 < 1 << 47 && end <= 0xffff_8000_0000_0000 || at.0 >= 0xffff_8800_0000_0000
 }
 
 #[cfg(target_os = "none")]

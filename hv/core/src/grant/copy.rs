@@ -36,8 +36,8 @@ fn using(by: DomId, write: bool) -> Use {
 }
 
 /// What a side by frame number must be: the caller's own.
-fn own(ptr: &GnttabCopyPtr, me: DomId) -> Result<Mfn, Failure> {
-    if ptr.domid != DomId::SELF && ptr.domid != me {
+fn own(ptr: &GnttabCopyPtr) -> Result<Mfn, Failure> {
+    if ptr.domid != DomId::SELF {
         return Err(GNTST_PERMISSION_DENIED.into());
     }
     Ok(Mfn(ptr.gmfn().0))
@@ -51,7 +51,7 @@ fn source<'t>(
 ) -> Result<Side<'t, Held>, Failure> {
     let ptr = op.source;
     if op.flags & GNTCOPY_SOURCE_GREF == 0 {
-        let mfn = own(&ptr, me)?;
+        let mfn = own(&ptr)?;
         let frame = frames.get(mfn, me).map_err(|stop| Failure::stop(stop, GNTST_BAD_PAGE))?;
         return Ok(Side { frame, grant: None });
     }
@@ -75,7 +75,7 @@ fn destination<'t>(
 ) -> Result<Side<'t, Writable>, Failure> {
     let ptr = op.dest;
     if op.flags & GNTCOPY_DEST_GREF == 0 {
-        let mfn = own(&ptr, me)?;
+        let mfn = own(&ptr)?;
         let frame = frames.get_writable(mfn, me, work).map_err(|stop| {
             // Not one's own: a bad page. One's own, but in use as a page table: an error.
             let is_own = frames.get(mfn, me).is_ok();
@@ -118,11 +118,6 @@ pub fn copy<'t>(
     tables: &impl Tables<'t>,
     work: &mut Work<'t>,
 ) -> Result<(), Failure> {
-    let bytes = usize::from(op.len);
-    let (from, to) = (usize::from(op.source.offset), usize::from(op.dest.offset));
-    if from + bytes > 4096 || to + bytes > 4096 {
-        return Err(GNTST_BAD_COPY_ARG.into());
-    }
     let src = source(op, me, frames, tables)?;
     let dst = match destination(op, me, frames, tables, work) {
         Ok(dst) => dst,
@@ -132,10 +127,15 @@ pub fn copy<'t>(
             return Err(failure);
         }
     };
-    dst.frame.page().copy_from(to, src.frame.view(), from, bytes);
+    let bytes = usize::from(op.len);
+    let (from, to) = (usize::from(op.source.offset), usize::from(op.dest.offset));
+    let within = from + bytes <= 4096 && to + bytes <= 4096;
+    if within {
+        dst.frame.page().copy_from(to, src.frame.view(), from, bytes);
+    }
     dst.frame.release(work);
     end(dst.grant, true, tables);
     drop(src.frame);
     end(src.grant, false, tables);
-    Ok(())
+    if within { Ok(()) } else { Err(GNTST_BAD_COPY_ARG.into()) }
 }

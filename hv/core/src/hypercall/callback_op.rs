@@ -38,8 +38,8 @@ pub fn callback_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let r: CallbackUnregister = guest_mem::read(GuestAddr(a[1]))?;
             match r.r#type {
                 // A kernel can't do without these.
-                CALLBACKTYPE_EVENT | CALLBACKTYPE_FAILSAFE | CALLBACKTYPE_SYSCALL => Err(Errno::EINVAL.into()),
-                CALLBACKTYPE_SYSENTER | CALLBACKTYPE_SYSENTER_DEPRECATED | CALLBACKTYPE_SYSCALL32 | CALLBACKTYPE_NMI => {
+                CALLBACKTYPE_EVENT | CALLBACKTYPE_FAILSAFE | CALLBACKTYPE_SYSCALL | CALLBACKTYPE_SYSENTER => Err(Errno::EINVAL.into()),
+                CALLBACKTYPE_NMI => {
                     register(cur, r.r#type, 0, false)?;
                     Ok(0)
                 }

@@ -30,6 +30,8 @@ pub fn console_io(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             }
             Ok(0)
         }
+        // More could not be told from an error.
+        CONSOLEIO_READ if count > i32::MAX as usize => Err(Errno::E2BIG.into()),
         CONSOLEIO_READ => {
             let n = console::read(&mut buf[..count.min(CHUNK)]);
             guest_mem::copy_out(GuestAddr(a[2]), &buf[..n])?;

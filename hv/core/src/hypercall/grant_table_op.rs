@@ -13,7 +13,7 @@ use hv_machine::guest_mem;
 use shared_abi::errno::Errno;
 use shared_abi::grant_table::*;
 use shared_abi::memory::*;
-use shared_abi::{DomId, GuestAddr};
+use shared_abi::GuestAddr;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Unmaps that share one flush.
@@ -101,8 +101,12 @@ fn batch<T: FromBytes + IntoBytes + Immutable>(
 }
 
 fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
-    let granter = if o.dom == DomId::SELF { Some(cur.dom.clone()) } else { find(o.dom) };
-    let Some(granter) = granter else {
+    if o.flags & (GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP) == 0 {
+        o.status = GNTST_BAD_GNTREF;
+        return Ok(());
+    }
+    // By its number, if by any: the granting domain is another one, and `DOMID_SELF` none.
+    let Some(granter) = find(o.dom) else {
         o.status = GNTST_BAD_DOMAIN;
         return Ok(());
     };

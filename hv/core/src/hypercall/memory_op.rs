@@ -55,7 +55,13 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         XENMEM_SET_MEMORY_MAP => return set_memory_map(cur, arg),
         XENMEM_ADD_TO_PHYSMAP | XENMEM_ADD_TO_PHYSMAP_BATCH | XENMEM_REMOVE_FROM_PHYSMAP => {
             // For translated guests; a PV guest's physmap is its own.
-            return Err(Errno::EOPNOTSUPP.into());
+            let target = match cmd {
+                XENMEM_ADD_TO_PHYSMAP => guest_mem::read::<AddToPhysmap>(arg)?.domid,
+                XENMEM_ADD_TO_PHYSMAP_BATCH => guest_mem::read::<AddToPhysmapBatch>(arg)?.domid,
+                _ => guest_mem::read::<RemoveFromPhysmap>(arg)?.domid,
+            };
+            access::target(cur.dom, target)?;
+            return Err(Errno::EACCES.into());
         }
         XENMEM_CLAIM_PAGES => {
             // A claim promises memory to a domain in advance. None is kept back here, so only giving a claim
@@ -81,12 +87,13 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 type Extents = Result<(u64, bool), Stop>;
 
 fn reservation(cur: &mut Current<'_>, cmd: u32, start: u64, arg: GuestAddr) -> Extents {
-    let r: MemoryReservation = guest_mem::read(arg)?;
+    // Whatever is wrong with the request, the answer is how many extents are done.
+    let Ok(r) = guest_mem::read::<MemoryReservation>(arg) else { return Ok((start, true)) };
     let count = r.nr_extents;
-    if count > u64::MAX >> MEMOP_EXTENT_SHIFT || start >= count {
+    if count > u64::from(u32::MAX) >> MEMOP_EXTENT_SHIFT || start >= count {
         return Ok((start, true));
     }
-    let dom = access::target(cur.dom, r.domid)?;
+    let Ok(dom) = access::target(cur.dom, r.domid) else { return Ok((start, true)) };
     if r.extent_order > max_order(cur.dom) {
         return Ok((start, true));
     }

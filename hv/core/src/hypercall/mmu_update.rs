@@ -4,7 +4,7 @@ use super::should_yield;
 use crate::access;
 use crate::domain::{Current, Domain};
 use crate::error::{HcResult, Stop};
-use crate::mm::{frames, with_rights};
+use crate::mm::{frames, typed, with_rights};
 use alloc::sync::Arc;
 use hv_machine::frame::{Store, Work};
 use hv_machine::guest_mem;
@@ -26,14 +26,15 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Reads the arguments (list, count, pdone).
+    /// Reads the arguments (list, count, pdone). The list's address must be a guest's even if it is empty; the
+    /// progress is a courtesy, and where it can't be read or written nothing is said of it.
     pub(super) fn new(a: &[u64; 6]) -> Result<Batch, Stop> {
         let pdone = GuestAddr(a[2]);
         let mut b = Batch { at: GuestAddr(a[0]), left: a[1] & 0x7fff_ffff, done: 0, pdone };
         if a[1] & PREEMPTED != 0 && pdone.0 != 0 {
-            b.done = guest_mem::read(pdone)?;
+            b.done = guest_mem::read(pdone).unwrap_or(0);
         }
-        Ok(b)
+        if guest_mem::access_ok(b.at, 0) { Ok(b) } else { Err(Errno::EFAULT.into()) }
     }
     /// Runs `f` on each element; what it returns on an error is reported with how many went before.
     pub(super) fn run<T: zerocopy::FromBytes + zerocopy::IntoBytes>(
@@ -60,7 +61,7 @@ impl Batch {
             i += 1;
         }
         if self.pdone.0 != 0 {
-            guest_mem::write(self.pdone, &self.done)?;
+            let _ = guest_mem::write(self.pdone, &self.done);
         }
         if result == Err(Stop::Retry) {
             a[0] = self.at.0;
@@ -74,14 +75,15 @@ impl Batch {
 pub(super) fn frames_of(dom: &Arc<Domain>, id: u16) -> Result<DomId, Errno> {
     match DomId(id) {
         DomId::SELF => Ok(dom.id),
-        id if id == dom.id => Ok(id),
+        // A domain names itself only by `DOMID_SELF`.
+        id if id == dom.id => Err(Errno::ESRCH),
         // Device memory, and what the hypervisor shows read-only: the entry's own checks decide.
         DomId::IO => Ok(dom.id),
         DomId::XEN => {
             access::control_only(dom)?;
             Ok(DomId::XEN)
         }
-        id => access::control(dom, id).map(|d| d.id),
+        id => access::target(dom, id).map(|d| d.id),
     }
 }
 
@@ -94,7 +96,7 @@ pub fn mmu_update(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     // Bits 16 to 31: whose tables, plus one; zero is the caller.
     let tables = match a[3] as u32 >> 16 {
         0 => cur.dom.clone(),
-        id => access::control(cur.dom, DomId((id - 1) as u16))?,
+        id => access::target(cur.dom, DomId((id - 1) as u16))?,
     };
     batch.run(cur, a, |cur, u: MmuUpdate| {
         let mfn = Mfn(u.ptr >> 12);
@@ -103,11 +105,14 @@ pub fn mmu_update(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             MMU_NORMAL_PT_UPDATE | MMU_PT_UPDATE_NO_TRANSLATE => Store::Set,
             MMU_PT_UPDATE_PRESERVE_AD => Store::PreserveAd,
             MMU_MACHPHYS_UPDATE => {
-                let held = frames().get(mfn, of)?;
+                if tables.id != cur.dom.id {
+                    return Err(Errno::EPERM.into());
+                }
+                let held = typed(frames().get(mfn, of))?;
                 frames().m2p_set(held.mfn(), u.val);
                 return Ok(());
             }
-            _ => return Err(Errno::EINVAL.into()),
+            _ => return Err(Errno::ENOSYS.into()),
         };
         with_rights(&tables, of, |r| frames().mmu_update(mfn, offset, u.val, store, r, &mut cur.cx.work))?;
         Ok(())

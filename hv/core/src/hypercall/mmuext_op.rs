@@ -5,7 +5,7 @@ use crate::access;
 use crate::domain::Current;
 use crate::error::{HcResult, Stop};
 use crate::mm::flush::{What, Whom, flush};
-use crate::mm::{self, frames, with_rights};
+use crate::mm::{self, frames, typed, with_rights};
 use hv_machine::frame::{Rights, Work};
 use hv_machine::guest_mem;
 use hv_machine::x86_64::cpu;
@@ -29,14 +29,14 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
         MMUEXT_PIN_L1_TABLE | MMUEXT_PIN_L2_TABLE | MMUEXT_PIN_L3_TABLE | MMUEXT_PIN_L4_TABLE => {
             let level = op.cmd - MMUEXT_PIN_L1_TABLE + 1;
             if of == cur.dom.id {
-                with_rights(cur.dom, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work))?;
+                typed(with_rights(cur.dom, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work)))?;
             } else {
                 // A builder pins for the domain it builds, by that domain's own rights.
-                let d = access::control(cur.dom, of)?;
-                with_rights(&d, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work))?;
+                let d = access::target(cur.dom, of)?;
+                typed(with_rights(&d, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work)))?;
             }
         }
-        MMUEXT_UNPIN_TABLE => frames().unpin(op.mfn(), of, &mut cur.cx.work)?,
+        MMUEXT_UNPIN_TABLE => typed(frames().unpin(op.mfn(), of, &mut cur.cx.work))?,
         MMUEXT_NEW_BASEPTR => {
             own(cur, of)?;
             new_base(cur, op.mfn())?;
@@ -45,22 +45,29 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
             own(cur, of)?;
             let new = match op.mfn() {
                 Mfn(0) => None,
-                mfn => Some(with_rights(cur.dom, of, |r| frames().get_root(mfn, r, &mut cur.cx.work))?),
+                mfn => Some(typed(with_rights(cur.dom, of, |r| frames().get_root(mfn, r, &mut cur.cx.work)))?),
             };
             // The kernel's table is what CR3 holds: the old user table is in no CPU.
             if let Some(old) = core::mem::replace(&mut cur.cx.user_root, new) {
                 old.release(&mut cur.cx.work);
             }
         }
-        MMUEXT_TLB_FLUSH_LOCAL => flush(cur.dom, Whom::Local, What::All),
-        MMUEXT_INVLPG_LOCAL => flush(cur.dom, Whom::Local, What::Page(op.linear_addr())),
-        MMUEXT_TLB_FLUSH_MULTI => flush(cur.dom, Whom::Some(guest_mem::read(op.vcpumask())?), What::All),
-        MMUEXT_INVLPG_MULTI => {
-            flush(cur.dom, Whom::Some(guest_mem::read(op.vcpumask())?), What::Page(op.linear_addr()))
+        MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_INVLPG_LOCAL | MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI
+        | MMUEXT_TLB_FLUSH_ALL | MMUEXT_INVLPG_ALL => {
+            own(cur, of)?;
+            let whom = match op.cmd {
+                MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_INVLPG_LOCAL => Whom::Local,
+                MMUEXT_TLB_FLUSH_ALL | MMUEXT_INVLPG_ALL => Whom::All,
+                _ => Whom::Some(guest_mem::read(op.vcpumask()).map_err(|_| Errno::EINVAL)?),
+            };
+            let what = match op.cmd {
+                MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_TLB_FLUSH_MULTI | MMUEXT_TLB_FLUSH_ALL => What::All,
+                _ => What::Page(op.linear_addr()),
+            };
+            flush(cur.dom, whom, what);
         }
-        MMUEXT_TLB_FLUSH_ALL => flush(cur.dom, Whom::All, What::All),
-        MMUEXT_INVLPG_ALL => flush(cur.dom, Whom::All, What::Page(op.linear_addr())),
         MMUEXT_FLUSH_CACHE | MMUEXT_FLUSH_CACHE_GLOBAL => {
+            own(cur, of)?;
             if !cur.dom.control {
                 return Err(Errno::EACCES.into());
             }
@@ -75,13 +82,13 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
             }
         }
         MMUEXT_CLEAR_PAGE => {
-            let f = frames().get_writable(op.mfn(), of, &mut cur.cx.work)?;
+            let f = typed(frames().get_writable(op.mfn(), of, &mut cur.cx.work))?;
             f.page().zero();
             f.release(&mut cur.cx.work);
         }
         MMUEXT_COPY_PAGE => {
-            let from = frames().get(op.src_mfn(), of)?;
-            let to = frames().get_writable(op.mfn(), of, &mut cur.cx.work)?;
+            let from = typed(frames().get(op.src_mfn(), of))?;
+            let to = typed(frames().get_writable(op.mfn(), of, &mut cur.cx.work))?;
             to.page().copy_from(0, from.view(), 0, 4096);
             to.release(&mut cur.cx.work);
         }
@@ -97,7 +104,7 @@ fn own(cur: &Current<'_>, of: DomId) -> Result<(), Errno> {
 
 /// Makes `mfn` the kernel's root table. The new one is loaded before the old one is let go.
 pub fn new_base(cur: &mut Current<'_>, mfn: Mfn) -> Result<(), Stop> {
-    let new = with_rights(cur.dom, cur.dom.id, |r: &Rights<'_>| frames().get_root(mfn, r, &mut cur.cx.work))?;
+    let new = typed(with_rights(cur.dom, cur.dom.id, |r: &Rights<'_>| frames().get_root(mfn, r, &mut cur.cx.work)))?;
     let old = cur.cx.kernel_root.replace(new);
     if cur.cx.kernel_mode {
         cur.load_root();

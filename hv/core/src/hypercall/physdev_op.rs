@@ -41,8 +41,8 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             cur.cx.io_bitmap = (s.nr_ports > 0).then_some((s.bitmap.0, s.nr_ports));
         }
         PHYSDEVOP_MAP_PIRQ => {
-            access::control_only(dom)?;
             let mut m: PhysdevMapPirq = guest_mem::read(arg)?;
+            access::control_only(dom)?;
             let target = access::target(dom, m.domid)?;
             let wanted = u32::try_from(m.pirq).ok();
             m.pirq = match m.r#type {
@@ -69,35 +69,39 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             guest_mem::write(arg, &m)?;
         }
         PHYSDEVOP_UNMAP_PIRQ => {
-            access::control_only(dom)?;
             let m: PhysdevUnmapPirq = guest_mem::read(arg)?;
+            access::control_only(dom)?;
             let target = access::target(dom, m.domid)?;
             pirq::unmap(&target, u32::try_from(m.pirq).map_err(|_| Errno::EINVAL)?)?;
         }
         PHYSDEVOP_SETUP_GSI => {
-            access::control_only(dom)?;
             let s: PhysdevSetupGsi = guest_mem::read(arg)?;
+            access::control_only(dom)?;
             let gsi = u32::try_from(s.gsi).map_err(|_| Errno::EINVAL)?;
             pirq::setup_line(dom, gsi, Some(Trigger { level: s.triggering != 0, low: s.polarity != 0 }))?;
         }
         PHYSDEVOP_GET_FREE_PIRQ => {
-            access::control_only(dom)?;
             let mut g: PhysdevGetFreePirq = guest_mem::read(arg)?;
+            access::control_only(dom)?;
             g.pirq = pirq::free_number(dom)?;
             guest_mem::write(arg, &g)?;
         }
         PHYSDEVOP_APIC_READ => {
-            access::control_only(dom)?;
             let mut r: PhysdevApic = guest_mem::read(arg)?;
+            access::control_only(dom)?;
             r.value = ioapic::register(r.apic_physbase, r.reg).ok_or(Errno::EINVAL)?;
             guest_mem::write(arg, &r)?;
         }
         // The I/O APICs are the hypervisor's to program; a kernel that writes the routing it was told changes
         // nothing.
-        PHYSDEVOP_APIC_WRITE => access::control_only(dom)?,
-        PHYSDEVOP_ALLOC_IRQ_VECTOR => {
+        PHYSDEVOP_APIC_WRITE => {
+            let w: PhysdevApic = guest_mem::read(arg)?;
             access::control_only(dom)?;
+            ioapic::register(w.apic_physbase, 0).ok_or(Errno::EINVAL)?;
+        }
+        PHYSDEVOP_ALLOC_IRQ_VECTOR => {
             let mut i: PhysdevIrq = guest_mem::read(arg)?;
+            access::control_only(dom)?;
             i.vector = i.irq;
             guest_mem::write(arg, &i)?;
         }

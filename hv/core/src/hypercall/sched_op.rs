@@ -2,7 +2,7 @@
 
 use crate::access;
 use crate::domain::vcpu::pause;
-use crate::domain::{Current, lifecycle};
+use crate::domain::{Current, find, lifecycle};
 use crate::error::HcResult;
 use crate::run;
 use core::sync::atomic::Ordering::SeqCst;
@@ -40,11 +40,17 @@ pub fn sched_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         }
         SCHEDOP_REMOTE_SHUTDOWN => {
             let s: SchedRemoteShutdown = guest_mem::read(arg)?;
-            let target = access::other(cur.dom, s.domain_id)?;
+            let target = find(s.domain_id).ok_or(Errno::ESRCH)?;
+            access::control_only(cur.dom)?;
             lifecycle::shut_down(&target, s.reason);
             Ok(0)
         }
-        SCHEDOP_WATCHDOG | SCHEDOP_PIN_OVERRIDE => Err(Errno::ENOSYS.into()),
+        // A vcpu tied to one CPU for a while: the scheduler has no such thing.
+        SCHEDOP_PIN_OVERRIDE => {
+            access::control_only(cur.dom)?;
+            let _: SchedPinOverride = guest_mem::read(arg)?;
+            Err(Errno::ENOSYS.into())
+        }
         _ => Err(Errno::ENOSYS.into()),
     }
 }

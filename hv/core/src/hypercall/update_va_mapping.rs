@@ -31,15 +31,16 @@ fn update(cur: &mut Current<'_>, va: u64, entry: u64, flags: u64, of: DomId) -> 
     let done = with_rights(cur.dom, of, |r| frames().update_entry(&table, index, entry, Store::Set, r, work));
     table.release(work);
     done?;
+    let what = match flags & UVMF_FLUSHTYPE_MASK {
+        UVMF_TLB_FLUSH => What::All,
+        UVMF_INVLPG => What::Page(va),
+        _ => return Ok(0),
+    };
     let whom = match flags & !UVMF_FLUSHTYPE_MASK {
         UVMF_LOCAL => Whom::Local,
         UVMF_ALL => Whom::All,
         mask => Whom::Some(guest_mem::read(GuestAddr(mask))?),
     };
-    match flags & UVMF_FLUSHTYPE_MASK {
-        UVMF_TLB_FLUSH => flush(cur.dom, whom, What::All),
-        UVMF_INVLPG => flush(cur.dom, whom, What::Page(va)),
-        _ => {}
-    }
+    flush(cur.dom, whom, what);
     Ok(0)
 }

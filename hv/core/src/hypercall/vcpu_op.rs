@@ -21,14 +21,14 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let own = v.id == cur.vcpu.id;
     match cmd {
         VCPUOP_INITIALISE => {
-            if own {
-                return Err(Errno::EEXIST.into());
-            }
             if !v.info.exists() {
                 return Err(Errno::EINVAL.into());
             }
             let mut c = alloc::boxed::Box::new(VcpuGuestContext::default());
             guest_mem::copy_in(zerocopy::IntoBytes::as_mut_bytes(&mut *c), arg)?;
+            if own {
+                return Err(Errno::EEXIST.into());
+            }
             let mut cx = v.context.try_lock().ok_or(Errno::EBUSY)?;
             if cx.initialised {
                 return Err(Errno::EEXIST.into());
@@ -65,12 +65,15 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             }
             v.runstate_area.store(r.addr, SeqCst);
             if own {
-                let info = run::runstate(&v);
-                guest_mem::write(GuestAddr(r.addr), &info)?;
+                // It will be mapped when it matters.
+                let _ = guest_mem::write(GuestAddr(r.addr), &run::runstate(&v));
             }
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
             let r: VcpuRegisterTimeMemoryArea = guest_mem::read(arg)?;
+            if !guest_mem::access_ok(GuestAddr(r.addr), size_of::<shared_abi::xen::VcpuTimeInfo>()) {
+                return Err(Errno::EFAULT.into());
+            }
             v.time_area.store(r.addr, SeqCst);
             v.attention.store(true, SeqCst);
         }
@@ -104,6 +107,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             v.info.set_time(&run::time_info());
             v.notify();
         }
+        VCPUOP_SEND_NMI if arg.0 != 0 => return Err(Errno::EINVAL.into()),
         VCPUOP_SEND_NMI => {
             if !v.nmi.swap(true, SeqCst) {
                 v.notify();

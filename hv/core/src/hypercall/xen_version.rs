@@ -74,7 +74,8 @@ pub fn xen_version(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             guest_mem::write(to, &f)?;
             Ok(0)
         }
-        XENVER_PAGESIZE => Ok(4096),
+        XENVER_PAGESIZE if to.0 == 0 => Ok(4096),
+        XENVER_PAGESIZE => Err(Errno::EINVAL.into()),
         XENVER_GUEST_HANDLE => {
             let handle = *cur.dom.handle.lock();
             guest_mem::write(to, &handle)?;

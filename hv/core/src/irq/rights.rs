@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 use core::ops::Range;
-use hv_machine::x86_64::uart;
+use hv_machine::x86_64::{cpu, uart};
 use shared_abi::Mfn;
 use shared_abi::errno::Errno;
 
@@ -71,6 +71,11 @@ pub struct Rights {
     pub irqs: Ranges,
 }
 
+/// Frames that the processor can address, memory or device.
+fn machine_frames() -> u64 {
+    1 << ((cpu::cpuid(0x8000_0008, 0).eax & 0xff).clamp(36, 52) - 12)
+}
+
 /// Ports that no domain gets: both interrupt controllers, the timer that the hypervisor's clock was measured
 /// by, and the ELCR.
 const KEPT_PORTS: [Range<u64>; 4] = [0x20..0x22, 0xa0..0xa2, 0x40..0x44, 0x61..0x62];
@@ -84,7 +89,7 @@ impl Rights {
             let kept = KEPT_PORTS.iter().cloned().chain([uart..uart + 8, 0xcf8..0xcf9, 0xcfa..0xd00]);
             let all = r.ports.add(0..0x1_0000).and_then(|()| {
                 kept.into_iter().try_for_each(|k| r.ports.remove(k))?;
-                r.memory.add(0..1 << 40)?;
+                r.memory.add(0..machine_frames())?;
                 r.irqs.add(0..4096)
             });
             debug_assert!(all.is_ok());

@@ -1,6 +1,6 @@
 //! A vcpu's descriptor tables: frames held as checked descriptors, shown in the CPU's window while it runs.
 
-use super::{DescFrame, frames, work};
+use super::{DescFrame, frames, typed, work};
 use crate::domain::{Context, Domain};
 use crate::error::Stop;
 use arrayvec::ArrayVec;
@@ -14,7 +14,7 @@ use shared_abi::{GuestAddr, Mfn, pte};
 pub fn set_gdt(dom: &Domain, cx: &mut Context, mfns: &[u64], entries: u32) -> Result<(), Stop> {
     let mut held: ArrayVec<DescFrame, 14> = ArrayVec::new();
     for mfn in mfns {
-        held.push(frames().get_descriptors(Mfn(*mfn), dom.id, &mut work())?);
+        held.push(typed(frames().get_descriptors(Mfn(*mfn), dom.id, &mut work()))?);
     }
     cx.gdt = held;
     cx.gdt_entries = entries;
@@ -40,7 +40,7 @@ pub fn set_ldt(dom: &Domain, cx: &mut Context, base: u64, entries: u32) -> Resul
         if entry & pte::PRESENT == 0 {
             return Err(Errno::EINVAL.into());
         }
-        held.push(frames().get_descriptors(pte::mfn(entry), dom.id, &mut work())?);
+        held.push(typed(frames().get_descriptors(pte::mfn(entry), dom.id, &mut work()))?);
     }
     cx.ldt = held;
     cx.ldt_base = base;
@@ -57,6 +57,5 @@ pub fn load_ldt(cx: &Context) {
 
 /// `update_descriptor`: one descriptor at a machine address.
 pub fn update_descriptor(dom: &Domain, mfn: Mfn, offset: usize, value: u64) -> Result<(), Stop> {
-    frames().update_descriptor(mfn, offset, value, dom.id, &mut work())?;
-    Ok(())
+    typed(frames().update_descriptor(mfn, offset, value, dom.id, &mut work()))
 }

@@ -16,7 +16,7 @@ pub use descriptors::{load_gdt, load_ldt, set_gdt, set_ldt, update_descriptor};
 use crate::domain::Domain;
 use crate::error::Stop;
 use hv_machine::frame::{self, Frame, FrameTable, L4, Rights, SegDesc, Work, Writable};
-use shared_abi::{DomId, Mfn};
+use shared_abi::{DomId, Mfn, errno::Errno};
 
 /// A root table that a vcpu may load.
 pub type Root = Frame<'static, L4>;
@@ -39,6 +39,15 @@ impl From<frame::Stop> for Stop {
     }
 }
 
+/// The answer to a request for a frame of a certain use: one that is not the domain's, or in use as something
+/// else, is as invalid as one that does not exist.
+pub fn typed<T>(r: frame::Progress<T>) -> Result<T, Stop> {
+    r.map_err(|s| match s {
+        frame::Stop::Refused(Errno::EPERM | Errno::EBUSY) => Errno::EINVAL.into(),
+        s => s.into(),
+    })
+}
+
 /// Runs `f` with `dom`'s right to change its own page tables so that they map frames of `of`.
 #[inline]
 pub fn with_rights<R>(dom: &Domain, of: DomId, f: impl FnOnce(&Rights<'_>) -> R) -> R {
@@ -57,7 +66,7 @@ pub fn work() -> Work<'static> {
 
 /// Holds a frame of a domain's for writing by the hypervisor.
 pub fn hold_writable(dom: &Domain, mfn: Mfn) -> Result<Frame<'static, Writable>, Stop> {
-    Ok(frames().get_writable(mfn, dom.id, &mut work())?)
+    typed(frames().get_writable(mfn, dom.id, &mut work()))
 }
 
 /// Loads a root table, or the hypervisor's own when there is none.

@@ -280,7 +280,11 @@ impl FrameTable {
         rights: &Rights<'_>,
         work: &mut Work<'_>,
     ) -> Progress<()> {
-        let frame = self.get_writable(mfn, rights.tables, work)?;
+        // Whatever else it is: no table, and no data that may be written.
+        let frame = self.get_writable(mfn, rights.tables, work).map_err(|stop| match stop {
+            Stop::Again => stop,
+            Stop::Refused(_) => EINVAL,
+        })?;
         frame.page().store_u64(offset, value);
         frame.release(work);
         Ok(())
