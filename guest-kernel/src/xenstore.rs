@@ -248,4 +248,4 @@ impl Xenstore {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -24,11 +24,14 @@ pub struct Args {
 }
 
 /// What a build leaves in `target/oxen/`.
+#[derive(Clone)]
 pub struct Built {
     /// The hypervisor, as QEMU's `-kernel` and GRUB load it.
     pub hypervisor: PathBuf,
     /// The control domain's kernel.
     pub dom0: PathBuf,
+    /// The services' kernels.
+    pub guests: Vec<PathBuf>,
     /// dom0's ramdisk: the guests' kernels and configuration.
     pub ramdisk: PathBuf,
 }
@@ -63,7 +66,7 @@ pub fn with(hypervisor: Option<&Path>, dom0: Option<&Path>) -> Result<Built> {
         guests.push(kernel(&packages, &service.name)?);
     }
     let ramdisk = ramdisk::write(&guests)?;
-    Ok(Built { hypervisor, dom0, ramdisk })
+    Ok(Built { hypervisor, dom0, guests, ramdisk })
 }
 
 /// Builds the kernel called `name` and gives the stripped file.

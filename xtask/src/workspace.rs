@@ -11,6 +11,8 @@ pub struct Package {
     pub name: String,
     /// It lives under `guest-kernel/services/`: its binary is a guest.
     pub is_service: bool,
+    /// It lives under `tests/guests/`: its binary is a guest for tests.
+    pub is_test_guest: bool,
     /// It has a library.
     pub lib: bool,
     /// The names of its binaries.
@@ -35,8 +37,17 @@ fn package(value: &Value) -> Package {
         targets.iter().filter(is).map(|t| text(&t["name"])).collect()
     };
     let lib = ["lib", "rlib", "proc-macro"].iter().any(|kind| !of_kind(kind).is_empty());
-    let is_service = text(&value["manifest_path"]).contains("guest-kernel/services/");
-    Package { name: text(&value["name"]), is_service, lib, bins: of_kind("bin"), tests: of_kind("test") }
+    let manifest = text(&value["manifest_path"]);
+    let is_service = manifest.contains("guest-kernel/services/");
+    let is_test_guest = manifest.contains("tests/guests/");
+    Package {
+        name: text(&value["name"]),
+        is_service,
+        is_test_guest,
+        lib,
+        bins: of_kind("bin"),
+        tests: of_kind("test"),
+    }
 }
 
 fn text(value: &Value) -> String {

@@ -20,6 +20,13 @@ pub struct Entry {
 
 /// Writes `target/oxen/dom0.tar` from the kernels `guests` and the configurations in `images/`.
 pub fn write(guests: &[PathBuf]) -> Result<PathBuf> {
+    let file = paths::out().join("dom0.tar");
+    cmd::write(&file, &archive(&entries(guests)?)?)?;
+    Ok(file)
+}
+
+/// What is in the ramdisk of the kernels `guests`.
+pub fn entries(guests: &[PathBuf]) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for kernel in guests {
         let name = kernel.file_name().and_then(|n| n.to_str()).context("a kernel without a name")?;
@@ -28,9 +35,7 @@ pub fn write(guests: &[PathBuf]) -> Result<PathBuf> {
     let images = paths::root().join("images");
     configs(&images, "etc/xen", guests, &mut entries)?;
     configs(&images.join("auto"), "etc/xen/auto", guests, &mut entries)?;
-    let file = paths::out().join("dom0.tar");
-    cmd::write(&file, &archive(&entries)?)?;
-    Ok(file)
+    Ok(entries)
 }
 
 /// Adds each `dir/NAME.cfg` whose kernel is among `guests`, as `into/NAME.cfg`.

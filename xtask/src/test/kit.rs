@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow};
 
+use crate::build::ramdisk::{self, Entry};
 use crate::build::{self, Built};
 use crate::image::{self, Content};
 use crate::{cmd, paths, workspace};
@@ -26,10 +27,37 @@ pub fn image() -> Result<&'static Path> {
     .map(PathBuf::as_path)
 }
 
+/// [`built`] with the tests' own files in the ramdisk: each `tests/configs/NAME.cfg` as
+/// `/etc/xen/test/NAME.cfg`, each guest under `tests/guests/` as `/boot/NAME`, and `/boot/truncated`, a
+/// kernel whose file ends early. No domain is started by itself.
+pub fn with_test_files() -> Result<&'static Built> {
+    static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
+    once(&BUILT, || {
+        let built = built()?;
+        let packages = workspace::packages()?;
+        let mut guests = built.guests.clone();
+        for package in packages.iter().filter(|p| p.is_test_guest) {
+            guests.push(build::kernel(&packages, &package.name)?);
+        }
+        let mut files = ramdisk::entries(&guests)?;
+        files.retain(|entry| !entry.path.starts_with("etc/xen/auto/"));
+        for entry in std::fs::read_dir(paths::root().join("tests/configs"))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            files.push(Entry { path: format!("etc/xen/test/{name}"), data: cmd::read(&entry.path())? });
+        }
+        let mut truncated = cmd::read(&paths::out().join("hello"))?;
+        truncated.truncate(5000);
+        files.push(Entry { path: "boot/truncated".into(), data: truncated });
+        let ramdisk = paths::out().join("test.tar");
+        cmd::write(&ramdisk, &ramdisk::archive(&files)?)?;
+        Ok(Built { ramdisk, ..built.clone() })
+    })
+}
+
 /// [`built`] with the guest called `name` (a package under `tests/guests/`) as dom0.
 pub fn with_dom0(built: &Built, name: &str) -> Result<Built> {
     let dom0 = build::kernel(&workspace::packages()?, name)?;
-    Ok(Built { dom0, hypervisor: built.hypervisor.clone(), ramdisk: built.ramdisk.clone() })
+    Ok(Built { dom0, ..built.clone() })
 }
 
 /// [`built`] with a hypervisor that no Multiboot loader takes: PVH is left.
@@ -42,7 +70,7 @@ pub fn pvh_only(built: &Built) -> Result<Built> {
     file[at..at + 4].fill(0);
     let hypervisor = paths::out().join("oxen-pvh");
     cmd::write(&hypervisor, &file)?;
-    Ok(Built { hypervisor, dom0: built.dom0.clone(), ramdisk: built.ramdisk.clone() })
+    Ok(Built { hypervisor, ..built.clone() })
 }
 
 fn once<T>(

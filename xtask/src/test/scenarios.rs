@@ -4,6 +4,8 @@ mod boot;
 mod conformance;
 mod library_os;
 mod on_xen;
+mod services;
+mod shell;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
@@ -23,6 +25,11 @@ const ALL: &[Scenario] = &[
     ("conformance::answers_are_xens", conformance::answers_are_xens),
     ("library_os::on_xen", library_os::on_xen),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
+    ("services::hello_on_oxen", services::hello_on_oxen),
+    ("services::hello_on_xen", services::hello_on_xen),
+    ("shell::guest_on_oxen", shell::guest_on_oxen),
+    ("shell::guest_on_xen", shell::guest_on_xen),
+    ("shell::bad_configurations", shell::bad_configurations),
 ];
 
 /// Runs the scenarios whose name contains `filter`, or lists them.

@@ -9,7 +9,6 @@ mod capability;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod interrupt;
-mod line;
 mod ports;
 
 pub use bar::Bar;

@@ -1,0 +1,72 @@
+//! The services, from a program on the host over the split network driver.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::shell::PROMPT;
+use crate::build::Built;
+use crate::cmd;
+use crate::machine::{Machine, Options, PATIENCE};
+use crate::services::{self, Forward};
+use crate::test::lab::Lab;
+use crate::test::{kit, peer};
+
+/// `hello` is created from its configuration and greets whoever connects.
+pub fn hello_on_oxen(lab: &mut Lab) -> Result<()> {
+    hello_greets(lab, kit::with_test_files()?)
+}
+
+/// The same dom0 and `hello` on Debian's Xen.
+pub fn hello_on_xen(lab: &mut Lab) -> Result<()> {
+    hello_greets(lab, &Built { hypervisor: peer::xen()?, ..kit::with_test_files()?.clone() })
+}
+
+fn hello_greets(lab: &mut Lab, built: &Built) -> Result<()> {
+    let mut options = Options::direct(built);
+    options.disk = Some(kit::image()?);
+    options.forwards = forwards(&["hello"])?;
+    let mut machine = lab.boot(&options)?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_line("xl create /etc/xen/hello.cfg")?;
+    let page = fetch(&machine, "hello", "/")?;
+    if !page.contains("hello from an Oxen guest") {
+        bail!("hello says {page:?}");
+    }
+    for _ in 0..100 {
+        curl(&machine, "hello", "/")?;
+    }
+    Ok(())
+}
+
+/// A free port of the host for each service in `names`.
+fn forwards(names: &[&str]) -> Result<Vec<Forward>> {
+    let mut asked = Vec::new();
+    for name in names {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        asked.push(((*name).to_string(), listener.local_addr()?.port()));
+    }
+    let mut forwards = services::forwards(&services::all()?, &asked)?;
+    forwards.retain(|forward| names.contains(&forward.name.as_str()));
+    Ok(forwards)
+}
+
+/// What `service` serves at `path`, waiting until it answers at all.
+fn fetch(machine: &Machine, service: &str, path: &str) -> Result<String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match curl(machine, service, path) {
+            Ok(text) => return Ok(text),
+            Err(error) if Instant::now() > until => {
+                return Err(error).context(format!("{service} is silent"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+/// What `service` serves at `path`.
+fn curl(machine: &Machine, service: &str, path: &str) -> Result<String> {
+    let url = format!("http://127.0.0.1:{}{path}", machine.port(service)?);
+    cmd::output(cmd::program("curl").args(["--silent", "--show-error", "--fail", "--max-time", "20", &url]))
+}

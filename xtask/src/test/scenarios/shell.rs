@@ -1,0 +1,73 @@
+//! dom0's shell, typed on over the serial console: guests come and go, and bad input is told.
+
+use anyhow::{Result, bail};
+
+use crate::build::Built;
+use crate::machine::{Machine, Options};
+use crate::test::lab::Lab;
+use crate::test::{kit, peer};
+
+/// What dom0's shell asks with.
+pub const PROMPT: &str = "oxen# ";
+
+/// A guest runs on Oxen and ends.
+pub fn guest_on_oxen(lab: &mut Lab) -> Result<()> {
+    guest_comes_and_goes(lab, kit::with_test_files()?)
+}
+
+/// The same dom0 and guest on Debian's Xen.
+pub fn guest_on_xen(lab: &mut Lab) -> Result<()> {
+    let built = Built { hypervisor: peer::xen()?, ..kit::with_test_files()?.clone() };
+    guest_comes_and_goes(lab, &built)
+}
+
+fn guest_comes_and_goes(lab: &mut Lab, built: &Built) -> Result<()> {
+    let mut machine = lab.boot(&Options::direct(built))?;
+    machine.wait_for_prompt(PROMPT)?;
+    let before = free_memory(&mut machine)?;
+    for id in 1..=2 {
+        machine.type_line("xl create /etc/xen/test/alone.cfg")?;
+        machine.wait_for("Parsing config")?;
+        machine.wait_for_prompt(PROMPT)?;
+        machine.type_line("xl domid alone")?;
+        machine.wait_for(&format!("\n{id}"))?;
+        machine.type_line("xl destroy alone")?;
+        machine.wait_for_prompt(PROMPT)?;
+    }
+    let after = free_memory(&mut machine)?;
+    if after != before {
+        bail!("free memory was {before} MiB before a guest, and is {after} MiB after");
+    }
+    Ok(())
+}
+
+/// The machine's free memory as `xl info` tells.
+fn free_memory(machine: &mut Machine) -> Result<String> {
+    machine.type_line("xl info")?;
+    let line = machine.wait_for("free_memory ")?;
+    machine.wait_for_prompt(PROMPT)?;
+    Ok(line.split(": ").nth(1).unwrap_or_default().to_string())
+}
+
+/// Configurations that can't be: each is refused by a message about its fault, and the shell goes on.
+pub fn bad_configurations(lab: &mut Lab) -> Result<()> {
+    let mut machine = lab.boot(&Options::direct(kit::with_test_files()?))?;
+    machine.wait_for_prompt(PROMPT)?;
+    for (file, complaint) in [
+        ("syntax", "line 2"),
+        ("unknown-key", "unknown key \"memroy\""),
+        ("absent-kernel", "cannot read /boot/nothing"),
+        ("too-much-memory", "not enough free memory"),
+        ("truncated-kernel", "/boot/truncated: bad ELF"),
+    ] {
+        machine.type_line(&format!("xl create /etc/xen/test/{file}.cfg"))?;
+        machine.wait_for(&format!("{file}.cfg"))?; // the echo
+        machine.wait_for(complaint)?;
+        machine.wait_for_prompt(PROMPT)?;
+    }
+    machine.type_line("xl create /etc/xen/test/alone.cfg")?;
+    machine.wait_for("Parsing config")?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_line("xl domid alone")?;
+    machine.wait_for("\n1").map(drop)
+}
