@@ -176,3 +176,77 @@ pub async fn backends(store: &Xenstore, kind: &str) -> Result<Vec<(DomId, u32)>>
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::{block_on, sleep, spawn};
+    use crate::xenstore::tests::served;
+    use XenbusState::{Closed, Connected, InitWait, Initialised, Initialising, Unknown};
+    use core::time::Duration;
+
+    /// What the toolstack writes for one network card of domain 5.
+    async fn toolstack(store: &Xenstore) {
+        for (path, value) in [
+            ("device/vif/0/backend", "backend/vif/5/0"),
+            ("device/vif/0/backend-id", "0"),
+            ("backend/vif/5/0/frontend", "device/vif/0"),
+            ("backend/vif/5/0/frontend-id", "5"),
+            ("device/vif/0/state", "1"),
+            ("backend/vif/5/0/state", "1"),
+            ("device/vif/x/backend", "nonsense"),
+        ] {
+            store.write(path, value).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn the_halves_find_each_other_and_connect() {
+        block_on(async {
+            let (store, _) = served();
+            toolstack(&store).await;
+            assert_eq!(frontends(&store, "vif").await, Ok([0].into()));
+            assert_eq!(frontends(&store, "vbd").await, Ok(Vec::new()));
+            assert_eq!(backends(&store, "vif").await, Ok([(DomId(5), 0)].into()));
+            let other = store.clone();
+            let backend = spawn(async move {
+                let device = Device::backend(&other, "vif", DomId(5), 0).await.unwrap();
+                device.switch_state(InitWait).await.unwrap();
+                assert_eq!(device.wait_for_peer(&[Initialised]).await, Ok(Initialised));
+                assert_eq!(device.read_peer::<u32>("ring-ref").await, Ok(8));
+                assert_eq!(device.read_peer_or("feature", 3).await, Ok(3));
+                device.switch_state(Connected).await.unwrap();
+                device.wait_for_peer(&[]).await
+            });
+            let device = Device::frontend(&store, "vif", 0).await.unwrap();
+            assert_eq!((device.peer, device.state().await), (DomId(0), Ok(Initialising)));
+            let mut peer = device.watch_peer().await.unwrap();
+            while peer.next().await.unwrap() != InitWait {}
+            device.publish(&[("ring-ref", "8"), ("event-channel", "4")]).await.unwrap();
+            device.switch_state(Initialised).await.unwrap();
+            assert_eq!(peer.next().await, Ok(Connected));
+            device.switch_state(Closed).await.unwrap();
+            assert_eq!(backend.await, Some(Ok(Closed)));
+        });
+    }
+
+    /// A frontend may write anything into its own nodes: a number that is none, a state that is
+    /// none, or nothing at all. Waiting for it must end, not hang or fail the backend.
+    #[test]
+    fn what_the_other_half_writes_is_not_believed() {
+        block_on(async {
+            let (store, _) = served();
+            toolstack(&store).await;
+            let device = Device::backend(&store, "vif", DomId(5), 0).await.unwrap();
+            store.write("device/vif/0/ring-ref", "8 or so").await.unwrap();
+            store.write("device/vif/0/state", "77").await.unwrap();
+            assert_eq!(device.read_peer::<u32>("ring-ref").await, Err(Errno::EINVAL));
+            assert_eq!(device.wait_for_peer(&[Connected]).await, Ok(Unknown));
+            store.rm("device/vif/0/state").await.unwrap();
+            assert_eq!(device.wait_for_peer(&[Connected]).await, Ok(Unknown));
+            store.write("backend/vif/5/0/frontend-id", "7").await.unwrap();
+            assert_eq!(Device::backend(&store, "vif", DomId(5), 0).await.map(drop), Err(Errno::EINVAL));
+            sleep(Duration::from_millis(1)).await;
+        });
+    }
+}

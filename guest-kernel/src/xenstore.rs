@@ -248,4 +248,4 @@ impl Xenstore {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,6 +7,8 @@
 //! backend writes about itself can start another, and a device that failed stays closed until the
 //! toolstack says otherwise.
 
+#[cfg(test)]
+mod tests;
 mod uplink;
 
 use crate::bridge::{Bridge, Mac, MacPolicy};

@@ -21,7 +21,7 @@ fn stable<T>(version: usize, read: impl Fn() -> T) -> T {
         let before = shared_info().load_u32(version);
         let value = read();
         fence(Ordering::Acquire);
-        if before % 2 == 0 && shared_info().load_u32(version) == before {
+        if before.is_multiple_of(2) && shared_info().load_u32(version) == before {
             return value;
         }
         core::hint::spin_loop();

@@ -90,7 +90,7 @@ fn set_trap_table(table: &mut [TrapInfo; 21]) -> i64 {
         *entry = TrapInfo {
             vector: vector as u8,
             flags: 0,
-            cs: FLAT_KERNEL_CS as u16,
+            cs: FLAT_KERNEL_CS,
             _pad: 0,
             address: (&raw const trap_entries).addr() as u64 + vector as u64 * 16,
         };

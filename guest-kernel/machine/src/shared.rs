@@ -43,7 +43,7 @@ impl Shared {
     }
 
     fn aligned<T>(&self, offset: usize) -> *mut T {
-        assert!(offset % size_of::<T>() == 0);
+        assert!(offset.is_multiple_of(size_of::<T>()));
         self.at(offset, size_of::<T>()).cast()
     }
 

@@ -13,8 +13,8 @@ use std::vec;
 
 /// A flat store: nodes, watches by prefix, and transactions that fail `conflicts` times.
 #[derive(Default)]
-struct Daemon {
-    nodes: BTreeMap<String, Vec<u8>>,
+pub(crate) struct Daemon {
+    pub nodes: BTreeMap<String, Vec<u8>>,
     watches: Vec<(String, String)>,
     conflicts: u32,
     started: u32,
@@ -35,6 +35,14 @@ impl Daemon {
                     }
                 }
                 Ok(b"OK\0".to_vec())
+            }
+            XS_DIRECTORY => {
+                let below = format!("{path}/");
+                let names = self.nodes.keys().filter_map(|node| node.strip_prefix(&below)?.split('/').next());
+                let mut names: Vec<&str> = names.collect();
+                names.dedup();
+                let payload: String = names.iter().flat_map(|name| [name, "\0"]).collect();
+                if names.is_empty() { Err(Errno::ENOENT) } else { Ok(payload.into_bytes()) }
             }
             XS_RM => self.nodes.remove(&path).map(|_| b"OK\0".to_vec()).ok_or(Errno::ENOENT),
             XS_WATCH => {
@@ -72,7 +80,8 @@ fn event(path: &str, token: &str) -> Message {
     Message { kind: XS_WATCH_EVENT, request: 0, transaction: 0, payload }
 }
 
-fn served() -> (Xenstore, Rc<RefCell<Daemon>>) {
+/// A client and the daemon that it talks to.
+pub(crate) fn served() -> (Xenstore, Rc<RefCell<Daemon>>) {
     let (store, mut requests, replies) = in_process();
     let daemon = Rc::new(RefCell::new(Daemon::default()));
     let own = daemon.clone();

@@ -342,6 +342,7 @@ fn run_vcpu(vcpu: &Arc<Vcpu>, dom: &Arc<Domain>, c: usize) -> Pick {
     load(vcpu, dom, cx, c);
     let mut cur = Current { dom, vcpu, cx };
     let next = loop {
+        fire(vcpu, dom, clock::now(), true);
         program(Some(vcpu));
         enter(&mut cur, c);
         let next = pick(c);

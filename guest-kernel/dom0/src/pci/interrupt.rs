@@ -1,4 +1,4 @@
-//! A function's interrupt, as an event channel.
+//! A function's interrupt, as something to wait for.
 //!
 //! By MSI-X where the function has it: Xen writes the message into the function's table itself and
 //! keeps the table from us, so all there is to do is to say which entry. Else by the interrupt pin.
@@ -6,15 +6,14 @@
 //! also routes each pin to a legacy interrupt and notes that in the interrupt line register, and
 //! the legacy interrupts are the first GSIs.
 
+use super::line::{Tap, tap};
 use super::{Bar, Config, Function, MSIX};
 use core::task::{Context, Poll};
 use guest_kernel::events::EventChannel;
 use guest_kernel::hypercall::{Errno, Result, physdev_op};
 use guest_kernel::share::Doorbell;
 use shared_abi::DomId;
-use shared_abi::physdev::{
-    MAP_PIRQ_TYPE_GSI, MAP_PIRQ_TYPE_MSI_SEG, PhysdevMapPirq, PhysdevSetupGsi, PhysdevUnmapPirq,
-};
+use shared_abi::physdev::{MAP_PIRQ_TYPE_MSI_SEG, PhysdevMapPirq, PhysdevUnmapPirq};
 
 /// Interrupt line and pin.
 const LINE: u8 = 0x3c;
@@ -22,47 +21,58 @@ const LINE: u8 = 0x3c;
 const ENABLE: u16 = 1 << 15;
 const MASK_ALL: u16 = 1 << 14;
 
-/// An interrupt that Xen has given us. Given back on drop.
+/// A message that Xen turns into an event. Given back on drop.
 #[derive(Debug)]
-pub struct Interrupt {
+struct Message {
     /// Dropped, and so unbound, before the pirq is unmapped.
     channel: Option<EventChannel>,
     pirq: i32,
-    message: bool,
 }
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        self.channel = None;
+        let mut op = PhysdevUnmapPirq { domid: DomId::SELF, _pad: 0, pirq: self.pirq };
+        // Nothing could be done about a refusal.
+        let _ = physdev_op(&mut op);
+    }
+}
+
+#[derive(Debug)]
+enum Way {
+    Message(Message),
+    Pin(Tap),
+}
+
+/// An interrupt of ours.
+#[derive(Debug)]
+pub struct Interrupt(Way);
 
 impl Interrupt {
     /// Whether it is a message, which needs no register of the device to be read to fall silent.
     pub fn is_message(&self) -> bool {
-        self.message
+        matches!(self.0, Way::Message(_))
     }
 
-    fn bind(pirq: i32, message: bool) -> Result<Interrupt> {
-        let mut interrupt = Interrupt { channel: None, pirq, message };
-        interrupt.channel = Some(EventChannel::bind_pirq(pirq as u32)?);
-        Ok(interrupt)
-    }
-
-    /// Ready once it was raised. `silence` makes the device let go of its pin.
+    /// Ready once it was raised, for one task. `silence` makes the device let go of its pin.
     pub fn poll(&self, cx: &mut Context<'_>, silence: impl FnOnce()) -> Poll<()> {
-        let Some(channel) = &self.channel else { return Poll::Pending };
-        if channel.poll_raised(cx).is_pending() {
-            return Poll::Pending;
+        match &self.0 {
+            Way::Message(message) => {
+                let Some(channel) = &message.channel else { return Poll::Pending };
+                let raised = channel.poll_raised(cx);
+                if raised.is_ready() {
+                    channel.eoi();
+                }
+                raised
+            }
+            Way::Pin(tap) => {
+                let raised = tap.poll(cx);
+                if raised.is_ready() {
+                    silence();
+                }
+                raised
+            }
         }
-        if !self.message {
-            silence();
-        }
-        channel.eoi();
-        Poll::Ready(())
-    }
-}
-
-impl Drop for Interrupt {
-    fn drop(&mut self) {
-        self.channel = None;
-        let mut op = PhysdevUnmapPirq { domid: DomId::SELF, _pad: 0, pirq: self.pirq };
-        // Refused for a pin's, which stays mapped for good in some versions of Xen.
-        let _ = physdev_op(&mut op);
     }
 }
 
@@ -94,10 +104,11 @@ impl Function {
             ..Default::default()
         };
         Some(physdev_op(&mut op).and_then(|_| {
-            let interrupt = Interrupt::bind(op.pirq, true)?;
+            let mut message = Message { channel: None, pirq: op.pirq };
+            message.channel = Some(EventChannel::bind_pirq(op.pirq as u32)?);
             // Xen looks at this write, and takes it in no other width.
             msix.write_u16(config, 2, control & !MASK_ALL | ENABLE);
-            Ok(interrupt)
+            Ok(Interrupt(Way::Message(message)))
         }))
     }
 
@@ -108,21 +119,6 @@ impl Function {
             return Err(Errno::ENODEV);
         }
         self.enable(config, true);
-        let gsi = line as i32;
-        // PCI's pins are active low and stay so until the device is silenced.
-        let mut setup = PhysdevSetupGsi { gsi, triggering: 1, polarity: 1, _pad: 0 };
-        match physdev_op(&mut setup) {
-            Ok(_) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        let mut op = PhysdevMapPirq {
-            domid: DomId::SELF,
-            r#type: MAP_PIRQ_TYPE_GSI,
-            index: gsi,
-            pirq: gsi,
-            ..Default::default()
-        };
-        physdev_op(&mut op)?;
-        Interrupt::bind(op.pirq, false)
+        Ok(Interrupt(Way::Pin(tap(line)?)))
     }
 }

@@ -9,6 +9,7 @@ mod capability;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod interrupt;
+mod line;
 mod ports;
 
 pub use bar::Bar;

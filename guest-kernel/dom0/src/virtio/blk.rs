@@ -23,6 +23,7 @@ use shared_abi::PAGE_SIZE;
 use slots::{SLOT_PAGES, Slots};
 
 /// Features.
+const SIZE_MAX: u64 = 1 << 1;
 const SEG_MAX: u64 = 1 << 2;
 const RO: u64 = 1 << 5;
 const FLUSH: u64 = 1 << 9;
@@ -30,6 +31,7 @@ const DISCARD: u64 = 1 << 13;
 
 /// Words of the configuration.
 const CAPACITY: usize = 0;
+const MAX_SIZE: usize = 8;
 const MAX_SEGMENTS: usize = 12;
 const MAX_DISCARD: usize = 36;
 
@@ -46,6 +48,16 @@ const STATUS_UNSUPPORTED: u8 = 2;
 const HEADER: usize = 16;
 /// Bytes between one slot's header and the next's.
 const CONTROL: usize = 32;
+
+/// What the device says of its requests.
+struct Limits {
+    /// Bytes of a piece of data.
+    piece: u32,
+    /// Pieces of data in a request.
+    pieces: u32,
+    /// Sectors of a discard.
+    discard: u32,
+}
 
 struct Inner {
     queue: Queue,
@@ -72,7 +84,7 @@ pub struct Disk<N = Bell> {
 impl Disk {
     /// Starts the disk that `function` is. Some task must [`Disk::serve`] it.
     pub async fn start(config: &impl Config, function: &Function) -> Result<Disk, Error> {
-        let transport = Transport::start(config, function, RO | FLUSH | SEG_MAX | DISCARD).await?;
+        let transport = Transport::start(config, function, RO | FLUSH | SIZE_MAX | SEG_MAX | DISCARD).await?;
         let [low, high] = [CAPACITY, CAPACITY + 4].map(|at| u64::from(transport.config_u32(at)));
         let geometry = Geometry {
             sectors: high << 32 | low,
@@ -80,36 +92,41 @@ impl Disk {
             flush: transport.has(FLUSH),
             discard: transport.has(DISCARD),
         };
-        let segments = if transport.has(SEG_MAX) { transport.config_u32(MAX_SEGMENTS) } else { 1 };
-        let discard = transport.config_u32(MAX_DISCARD);
+        let limit = |feature, at, none| if transport.has(feature) { transport.config_u32(at) } else { none };
+        let limits = Limits {
+            piece: limit(SIZE_MAX, MAX_SIZE, u32::MAX),
+            pieces: limit(SEG_MAX, MAX_SEGMENTS, 1),
+            discard: limit(DISCARD, MAX_DISCARD, 0),
+        };
         let (queue, kick) = transport.queue(0, true)?;
-        let disk = Disk::new(geometry, segments, discard, queue, transport.bell(kick))?;
+        let disk = Disk::new(geometry, limits, queue, transport.bell(kick))?;
         transport.ready();
         Ok(disk)
     }
 }
 
 impl<N: Doorbell> Disk<N> {
-    /// A disk whose requests have at most `segments` pieces of data.
-    fn new(
-        geometry: Geometry,
-        segments: u32,
-        most_discard: u32,
-        queue: Queue,
-        bell: N,
-    ) -> Result<Self, Error> {
+    fn new(geometry: Geometry, limits: Limits, queue: Queue, bell: N) -> Result<Self, Error> {
         // Header and status take a descriptor each.
         let descriptors = usize::from(queue.size());
-        let slots = Slots::new(descriptors)?;
-        let pieces = descriptors.saturating_sub(2).min(segments as usize);
+        let slots = Slots::new(descriptors, (limits.piece as usize / PAGE_SIZE).clamp(1, SLOT_PAGES))?;
+        let pieces = descriptors.saturating_sub(2).min(limits.pieces as usize);
         let most = if pieces >= slots.most_pieces() { SLOT_PAGES } else { pieces } * PAGE_SIZE;
-        if most == 0 {
+        if most == 0 || (limits.piece as usize) < PAGE_SIZE {
             return Err(Error::Device("no room for a request"));
         }
         let flying = alloc::vec![0; descriptors];
         let inner = RefCell::new(Inner { queue, slots, flying, broken: false });
         let control = Pages::new(1)?;
-        Ok(Disk { geometry, most, most_discard, bell, control, inner, requests: Cell::new(0) })
+        Ok(Disk {
+            geometry,
+            most,
+            most_discard: limits.discard,
+            bell,
+            control,
+            inner,
+            requests: Cell::new(0),
+        })
     }
 
     /// Requests made so far.

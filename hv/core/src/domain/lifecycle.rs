@@ -190,6 +190,8 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
         for root in [cx.kernel_root.take(), cx.user_root.take()].into_iter().flatten() {
             root.release(work);
         }
+        // Tables that the vcpu was taking apart when it stopped hold frames too.
+        work.take_over(&mut cx.work);
         cx.gdt.clear();
         cx.ldt.clear();
         run::unqueue_timer(v);

@@ -81,6 +81,13 @@ impl<'t> Work<'t> {
         self.budget = budget;
     }
 
+    /// Takes over what `other` has left to do: of a vcpu that will not come back to it.
+    pub fn take_over(&mut self, other: &mut Work<'t>) {
+        while let Some(mfn) = other.pop() {
+            self.push(mfn);
+        }
+    }
+
     /// Whether no table waits.
     pub fn is_done(&self) -> bool {
         self.head == NONE

@@ -37,12 +37,13 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// As many slots as `descriptors` suffice for, but one at least.
-    pub fn new(descriptors: usize) -> Result<Slots, Error> {
+    /// As many slots as `descriptors` suffice for, but one at least. A piece has at most `piece`
+    /// pages.
+    pub fn new(descriptors: usize, piece: usize) -> Result<Slots, Error> {
         let mut slots: Vec<Slot> = Vec::new();
         let mut used = 0;
         while slots.len() < SLOTS {
-            let slot = Slot::new()?;
+            let slot = Slot::new(piece * PAGE_SIZE)?;
             used += slot.runs.len() + 2;
             if used > descriptors && !slots.is_empty() {
                 break;
@@ -50,6 +51,12 @@ impl Slots {
             slots.push(slot);
         }
         Ok(Slots { slots, waiting: Vec::new() })
+    }
+
+    /// Number of slots.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.slots.len()
     }
 
     /// Pieces of data that a request of a whole slot has at most.
@@ -143,13 +150,14 @@ impl Slots {
 }
 
 impl Slot {
-    fn new() -> Result<Slot, Error> {
+    /// A slot whose runs have at most `most` bytes.
+    fn new(most: usize) -> Result<Slot, Error> {
         let data = Pages::new(SLOT_PAGES)?;
         let mut runs: Vec<(u64, usize)> = Vec::new();
         for page in 0..SLOT_PAGES {
             let address = data.mfn(page).0 * PAGE_SIZE as u64;
             match runs.last_mut() {
-                Some((start, len)) if *start + *len as u64 == address => *len += PAGE_SIZE,
+                Some((start, len)) if *start + *len as u64 == address && *len < most => *len += PAGE_SIZE,
                 _ => runs.push((address, PAGE_SIZE)),
             }
         }

@@ -52,7 +52,13 @@ fn destruction_takes_pinned_trees_apart_in_bounded_steps() {
     poke(&table, l1, 511, pte::entry(l4, RO));
     pin(&table, l4, 4).unwrap();
     let mut steps = 0;
+    // A vcpu that stopped in the middle of an unpin.
+    let mut vcpu = Work::new(&table, 0);
+    table.unpin(l4, D1, &mut vcpu).unwrap();
+    assert!(!vcpu.is_done() && table.settle(&mut vcpu) == Err(Stop::Again));
     let mut little = Work::new(&table, 0);
+    little.take_over(&mut vcpu);
+    assert!(vcpu.is_done());
     loop {
         little.refill(100);
         match table.relinquish(D1, &mut little) {
