@@ -25,15 +25,15 @@
 //! | [`System`] | `boot: Boot { initial, pages, cmdline(), option(name), ramdisk }`, `store: Option<Xenstore>` (none in the initial domain, which makes its own) |
 //! | `executor` | `spawn(fut) -> JoinHandle<T>` (await it, `abort()`; dropping it detaches), `sleep(Duration)`, `sleep_until(Instant)`, `timeout(Duration, fut) -> Result<T, Elapsed>`, `yield_now()`, `select(a, b) -> Either`, `join(a, b)`, `Notify` (`notify()`, `async wait()`), `channel::<T>(capacity)` |
 //! | `time` | `Instant::now()` (ns since the hypervisor's boot, monotonic), `wallclock() -> Duration` since 1970 |
-//! | `memory` | `Page::new()`/`Pages::new(count)`: zeroed frames that may be shared, reached only by copying (`read_value::<T>(off)`, `write_value(off, &T)`, `read_bytes`, `write_bytes`, `load_u32`, `store_u32`); `Pages::contiguous(count, address_bits)` for DMA with `machine_address()`; `map_io(mfn, count) -> Mapping`; `map_foreign(domid, &[Gfn]) -> Mapping`; `free_frames()`, `m2p`/`p2m` |
+//! | `memory` | `Pages::new(count)`: zeroed frames that may be shared, reached only by copying (`read_value::<T>(off)`, `write_value(off, &T)`, `read_bytes`, `write_bytes`, `load_u32`, `store_u32`); `Pages::contiguous(count, address_bits)` for DMA with `machine_address()`; `Mapping::{foreign, foreign_read_only, device, firmware}`; `free_frames()`, `m2p`/`p2m` |
 //! | `events` | `EventChannel::{alloc_unbound(remote), bind_interdomain(remote, port), bind_virq(virq), bind_pirq(pirq)}`, `port()`, `notify()`, `async wait()`; closes on drop |
-//! | `grants` | `Grant::offer(&Rc<Pages>, index, domid, Access)` with `reference()`, ends on drop (a frame that the peer still maps is kept back until it lets go); `GrantMapping::map(domid, &[GrantRef], Access)`; `copy(&mut [Copy])` |
+//! | `grants` | `Grant::offer(&Rc<Pages>, index, domid, Access)` with `reference()`, ends on drop (a frame that the peer still maps is kept back until it lets go); `GrantMapping::map(domid, &[GrantRef], Access)`; `CopyBatch` (`read`, `write`, `run`); `SharedPage` and `Peer` for the traits in `share` |
 //! | `ring`, `share` | `FrontRing` / `BackRing` over shared pages: private indices, every request or response copied out once; the traits that drivers use and that the machine's types implement |
 //! | `console` | `print!`, `println!`, `log` as backend of the `log` crate, `async read_line()`, raw input |
 //! | `xenstore` | `Xenstore`: async `read/read_bytes/try_read/read_parsed/write/mkdir/rm/directory/get_perms/set_perms/introduce/release`, `watch(path) -> Watch` (`async next()`), `transaction(async \|t\| ..)` with retry; `in_process()` for the dom0 that runs xenstored itself: the client, its requests' `Receiver<Message>` and the replies' `Sender<Message>` |
 //! | `xenbus` | `XenbusState`, `Device::{frontend, backend}` (`read_peer`, `publish`, `switch_state`, `watch_peer`, `wait_for_peer`), `frontends(kind)`, `backends(kind)` |
 //! | `lifecycle` | `stop_requested()`: the toolstack's `control/shutdown`; the balloon follows `memory/target` by itself |
-//! | `hypercall` | domctl, sysctl, memory_op and the like for the toolstack, with buffers instead of addresses |
+//! | `hypercall` | event channel and physdev operations by their structures; `shutdown` |
 //!
 //! The other side of every ring is hostile: read each index and request once into private
 //! memory, bound it, then use it. `memory::Pages` makes that the only way.

@@ -5,7 +5,7 @@
 //! that did not say so, or takes longer than ten seconds, is ended.
 
 use crate::Local;
-use crate::executor::{Notify, sleep, spawn};
+use crate::executor::{Notify, sleep, spawn, yield_now};
 use crate::hypercall::Shutdown;
 use crate::xenstore::{Result, Xenstore};
 use alloc::rc::Rc;
@@ -17,6 +17,8 @@ use guest_machine::frames::free_frames;
 const GRACE: Duration = Duration::from_secs(10);
 /// Frames that the balloon never takes from the guest: 1 MiB to go on with.
 const KEEP: usize = 256;
+/// Frames that are given or taken before other tasks run again.
+const STEP: usize = 64;
 
 #[derive(Default)]
 struct Stop {
@@ -100,17 +102,27 @@ async fn watch_target(store: &Xenstore) -> Result<()> {
     Ok(())
 }
 
-/// Gives frames back or takes more until the domain holds `target`, as far as it can.
+/// Gives frames back or takes more until the domain holds `target`, as far as it can. In steps,
+/// so that other tasks run in between.
 async fn follow(target: usize) -> Result<()> {
-    let (now, most) = reservation_of_self()?;
-    let (now, target) = (now as usize, target.min(most as usize));
-    let changed = if target < now {
-        deflate_domain((now - target).min(free_frames().saturating_sub(KEEP)))
-    } else {
-        inflate_domain(target - now)
-    };
-    if changed > 0 {
-        log::info!("memory: {now} pages before, target {target}, {changed} moved");
+    let (start, most) = reservation_of_self()?;
+    let (mut now, target) = (start as usize, target.min(most as usize));
+    while now != target {
+        let (wanted, moved) = if target < now {
+            let wanted = (now - target).min(STEP).min(free_frames().saturating_sub(KEEP));
+            (wanted, deflate_domain(wanted))
+        } else {
+            let wanted = (target - now).min(STEP);
+            (wanted, inflate_domain(wanted))
+        };
+        now = if target < now { now - moved } else { now + moved };
+        if moved == 0 || moved < wanted {
+            break;
+        }
+        yield_now().await;
+    }
+    if now != start as usize {
+        log::info!("memory: {start} pages before, {now} now, target {target}");
     }
     Ok(())
 }

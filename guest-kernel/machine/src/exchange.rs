@@ -7,6 +7,7 @@
 
 use crate::frames::{self, FRAMES};
 use crate::hypercall::{Result, call, check};
+use crate::local::Local;
 use crate::memory::Pages;
 use crate::paging::{self, INVALID, PAGE_RW, p2m, set_p2m, set_page};
 use crate::start;
@@ -74,6 +75,9 @@ pub(crate) fn make_contiguous(pages: &Pages, order: u32, address_bits: u32) -> R
     if done { Ok(()) } else { Err(result.err().unwrap_or(Errno::ENOMEM)) }
 }
 
+/// No pfn below this one is without a frame.
+static FIRST_HOLE: Local<usize> = Local::new(|| 0);
+
 /// How many frames the domain holds and how many it may hold (as Xen counts).
 pub fn reservation_of_self() -> Result<(u64, u64)> {
     let ask = |cmd| memory_op(cmd, &mut MemoryDomain { domid: DomId::SELF });
@@ -97,6 +101,7 @@ pub fn deflate_domain(count: usize) -> usize {
         arg.nr_extents = 1;
         if memory_op(XENMEM_DECREASE_RESERVATION, &mut arg) == Ok(1) {
             set_p2m(pfn, INVALID);
+            FIRST_HOLE.with(|first| *first = pfn.min(*first));
             given += 1;
         } else {
             if map(pfn).is_ok() {
@@ -111,7 +116,8 @@ pub fn deflate_domain(count: usize) -> usize {
 /// Takes up to `count` frames from Xen for pfns that have none. How many it was.
 pub fn inflate_domain(count: usize) -> usize {
     let mut taken = 0;
-    for pfn in 0..paging::pfn_limit() {
+    for pfn in FIRST_HOLE.with(|first| *first)..paging::pfn_limit() {
+        FIRST_HOLE.with(|first| *first = pfn);
         if taken == count {
             break;
         }

@@ -270,6 +270,17 @@ pub(crate) fn flush_tlb() {
     unsafe { call(nr::MMUEXT_OP, [(&raw const op).expose_provenance(), 1, 0, DomId::SELF.0 as usize, 0]) };
 }
 
+/// Moves the p2m to a place with room for more pfns, which have no frame yet.
+#[cfg(target_os = "none")]
+pub(crate) fn move_p2m(room: &'static mut [u64]) {
+    SPACE.with(|s| {
+        let (old, new) = room.split_at_mut(s.p2m.len());
+        old.copy_from_slice(s.p2m);
+        new.fill(INVALID.0);
+        s.p2m = room;
+    });
+}
+
 /// The first pfn from `from` on, up to `limit`, that the boot mapping leaves out.
 #[cfg(target_os = "none")]
 pub(crate) fn mapped_run(from: usize, limit: usize) -> usize {

@@ -166,25 +166,25 @@ mod target {
         let list = core::ptr::with_exposed_provenance_mut(info.mfn_list as usize);
         // SAFETY: Xen left the p2m there for us to use; nobody else refers to it.
         let list = unsafe { core::slice::from_raw_parts_mut::<u64>(list, pages) };
-        // The balloon may grow a domU up to its maximum; the p2m gets room for that. The
-        // initial domain's maximum is often "no limit": it stays as it is.
+        let root = pfn_of_linear(info.pt_base as *const u8);
+        paging::init(root, list);
+        let mapped = paging::mapped_run(free, pages);
+        // The balloon may grow a domU up to its maximum, so the p2m gets room for that, as far as
+        // half of the mapped padding holds it. The initial domain's maximum is often "no limit":
+        // it stays as it is.
+        let fits = (mapped - free) * 4096 / 2 / size_of::<u64>();
         let limit = match exchange::reservation_of_self() {
-            Ok((_, most)) if info.flags & SIF_INITDOMAIN == 0 => (most as usize).clamp(pages, 512 << 10),
+            Ok((_, most)) if info.flags & SIF_INITDOMAIN == 0 => pages.max(fits.min(most as usize)),
             _ => pages,
         };
-        let root = pfn_of_linear(info.pt_base as *const u8);
-        let (p2m_list, free) = if limit > pages {
-            let (room, free) = words(free, limit);
-            room[..pages].copy_from_slice(list);
-            room[pages..].fill(INVALID.0);
-            (room, free)
-        } else {
-            (list, free)
-        };
-        paging::init(root, p2m_list);
+        let mut free = free;
+        if limit > pages {
+            let (room, after) = words(free, limit);
+            paging::move_p2m(room);
+            free = after;
+        }
         let (bitmap, free) = words(free, limit.div_ceil(64));
         FRAMES.with(|f| *f = FrameSet::new(bitmap));
-        let mapped = paging::mapped_run(free, pages);
         FRAMES.with(|f| f.release(free, mapped - free));
         low_memory();
         reserve::set(mapped, pages);
