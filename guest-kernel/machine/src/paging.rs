@@ -65,7 +65,8 @@ pub(crate) fn set_p2m(pfn: usize, mfn: Mfn) {
 /// The pfn of a machine frame of ours; `None` for a frame of somebody else.
 pub fn m2p(mfn: Mfn) -> Option<usize> {
     SPACE.with(|s| {
-        if mfn.0 > s.max_mfn {
+        // Before boot has set the table's place there is none.
+        if s.m2p == 0 || mfn.0 > s.max_mfn {
             return None;
         }
         let entry = core::ptr::with_exposed_provenance::<u64>(s.m2p).wrapping_add(mfn.0 as usize);
