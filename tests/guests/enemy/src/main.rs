@@ -1,0 +1,44 @@
+//! A guest that tries to break the hypervisor it runs on. Whatever it does, the hypervisor must go on, and
+//! every other guest with it.
+//!
+//! `mode=` on its command line says how:
+//!
+//! | mode | what it does | how it ends |
+//! | --- | --- | --- |
+//! | `wild` | random arguments to every hypercall (`seed=`, `count=`) | `enemy done` |
+//! | `tables` | pins, unpins, maps and forges entries of its own tables at random (`seed=`, `count=`) | `enemy done`, or `enemy wins` |
+//! | `exhaust` | takes all ports, grant frames and memory there are, and gives them back | `enemy done` |
+//! | `triple` | takes an exception without a handler or a stack | the hypervisor ends it |
+//! | `spin` | never gives the processor up, with events masked | it doesn't |
+//!
+//! The hardest decision is what `wild` leaves out: calls that would only end this guest (its own shutdown,
+//! its own memory unmapped) teach nothing about the hypervisor, so the random words name only memory that the
+//! guest can lose. See `wild::tame`.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+mod exhaust;
+mod random;
+#[allow(unsafe_code, reason = "raw calls and bad state are what is under test")]
+mod raw;
+mod tables;
+mod wild;
+
+use guest_kernel::{System, println};
+
+guest_kernel::main! {
+    async fn main(sys: System) {
+        let number = |name, otherwise| sys.boot.option(name).and_then(|v| v.parse().ok()).unwrap_or(otherwise);
+        let (seed, count) = (number("seed", 1), number("count", 1_000_000));
+        let mode = sys.boot.option("mode").unwrap_or("wild");
+        println!("enemy {mode} seed {seed} count {count}");
+        match mode {
+            "wild" => wild::attack(seed, count),
+            "tables" => tables::attack(seed, count),
+            "exhaust" => exhaust::attack(),
+            "triple" => raw::triple_fault(),
+            "spin" => raw::spin(),
+            _ => println!("enemy: no such mode"),
+        }
+        println!("enemy done");
+    }
+}
