@@ -129,7 +129,8 @@ pub fn decode(raw: &RawRequest) -> (u64, u8, Request) {
                 },
                 None => Request::Unknown,
             };
-            (wire.id, wire.operation, request)
+            // Linux calls it a wrong answer to echo anything but what the request does.
+            (wire.id, wire.indirect_op, request)
         }
         op => {
             let wire = read_prefix::<BlkifRequest>(raw);

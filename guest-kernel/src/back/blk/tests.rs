@@ -6,9 +6,11 @@ use crate::ring::FrontRing;
 use crate::share::{GrantedPage, PAGE_SIZE, PageRun};
 use proptest::prelude::*;
 use shared_abi::GrantRef;
+use shared_abi::io::blkif::{BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_READ, BLKIF_OP_WRITE};
 use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
+use zerocopy::IntoBytes;
 
 type TestBackend<D> = Backend<D, Peer, Page, Rc<Bell>>;
 
@@ -112,6 +114,26 @@ fn bad_requests_are_answered_with_an_error_and_change_nothing() {
         assert_eq!(rogue.status(&write(8, &[good])), BLKIF_RSP_OKAY);
         assert_eq!(disk.contents()[8 * 512..], [9; 4096]);
     }
+}
+
+/// Linux 6.1 as a guest disabled its disk: "response has wrong operation (6 instead of 0)". The
+/// operation in a response to an indirect request is the one inside it.
+#[test]
+fn a_response_names_what_was_done() {
+    let mut rogue = Rogue::new(MemoryDisk::new(64), 0, 1, 1);
+    let (page, list) = (rogue.grants.grant(), rogue.grants.grant());
+    let segment = Segment { gref: page.gref(), first: 0, last: 7 };
+    list.write(0, segment.to_wire().as_bytes());
+    for (direction, op) in [(Direction::Read, BLKIF_OP_READ), (Direction::Write, BLKIF_OP_WRITE)] {
+        for request in [
+            direct(direction, 0, &[segment]),
+            Request::Indirect { direction, sector: 0, count: 1, list: list.gref() },
+        ] {
+            let response = rogue.send(&[encode(1, &request)])[0];
+            assert_eq!((response.operation, response.status), (op, BLKIF_RSP_OKAY));
+        }
+    }
+    assert_eq!(rogue.send(&[encode(1, &Request::Flush)])[0].operation, BLKIF_OP_FLUSH_DISKCACHE);
 }
 
 #[test]
