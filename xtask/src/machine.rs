@@ -204,18 +204,6 @@ impl Machine {
         let forward = self.forwards.iter().find(|f| f.name == service);
         Ok(forward.with_context(|| format!("no port is forwarded to {service}"))?.host_port)
     }
-
-    /// Waits until the machine has switched itself off.
-    pub fn wait_for_end(&mut self) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        while self.qemu.try_wait()?.is_none() {
-            if Instant::now() > until {
-                bail!("the machine did not switch itself off within {} s", PATIENCE.as_secs());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Machine {

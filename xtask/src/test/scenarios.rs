@@ -27,6 +27,7 @@ const ALL: &[Scenario] = &[
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("services::hello_on_oxen", services::hello_on_oxen),
     ("services::hello_on_xen", services::hello_on_xen),
+    ("services::cable_pulled", services::cable_pulled),
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
     ("shell::bad_configurations", shell::bad_configurations),

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use super::shell::PROMPT;
 use crate::build::Built;
@@ -37,6 +38,27 @@ fn hello_greets(lab: &mut Lab, built: &Built) -> Result<()> {
         curl(&machine, "hello", "/")?;
     }
     Ok(())
+}
+
+/// The network cable is pulled and put back: the shell goes on, and then the service too.
+pub fn cable_pulled(lab: &mut Lab) -> Result<()> {
+    let mut options = Options::direct(kit::with_test_files()?);
+    options.disk = Some(kit::image()?);
+    options.forwards = forwards(&["hello"])?;
+    let mut machine = lab.boot(&options)?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_line("xl create /etc/xen/hello.cfg")?;
+    fetch(&machine, "hello", "/")?;
+    machine.monitor("set_link", json!({ "name": "nic", "up": false }))?;
+    let url = format!("http://127.0.0.1:{}/", machine.port("hello")?);
+    let mut unanswered = cmd::program("curl");
+    if cmd::run(unanswered.args(["--silent", "--max-time", "2", &url])).is_ok() {
+        bail!("a page came through a pulled cable");
+    }
+    machine.type_line("xl domid hello")?;
+    machine.wait_for("\n1")?;
+    machine.monitor("set_link", json!({ "name": "nic", "up": true }))?;
+    fetch(&machine, "hello", "/").map(drop)
 }
 
 /// A free port of the host for each service in `names`.
