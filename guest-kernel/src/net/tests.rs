@@ -418,6 +418,7 @@ proptest! {
         let server = world.stack(Box::new(nic1), "10.0.0.1", &mut tasks);
         let client = world.stack(Box::new(nic2), "10.0.0.2", &mut tasks);
         tasks.spawn(1, echo(server.clone(), 7, 16));
+        tasks.run(1_000_000); // the server listens before the first call
         let done = Rc::new(Cell::new(0));
         let mut rng = Rng(seed);
         for _ in 0..visitors {
