@@ -25,6 +25,8 @@ use shared_abi::{DomId, Errno};
 /// How long backends may take to let go of a domain.
 const BACKENDS: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
+/// Where the administrator's configurations lie.
+const CONFIGS: &str = "etc/xen/";
 /// Where configurations lie that are started with dom0.
 pub const AUTOSTART: &str = "etc/xen/auto/";
 /// A domain that ends sooner than this after its start is not restarted at once.
@@ -98,11 +100,15 @@ impl<H: Hypervisor> Manager<H> {
         self.running.borrow().get(&domain).cloned()
     }
 
-    /// Reads a configuration file, with an error that starts with its name.
-    pub fn read_config(&self, path: &str) -> Result<DomainConfig, String> {
-        let bytes = self.files.read(path).ok_or_else(|| format!("cannot read {path}: no such file"))?;
+    /// Reads a configuration file, with an error that starts with its name. A name that is no path is looked
+    /// for among the administrator's files: `web` is then `etc/xen/web.cfg`. `more` are lines that come after the file's and override them.
+    pub fn read_config(&self, path: &str, more: &[&str]) -> Result<DomainConfig, String> {
+        let places = [path.into(), format!("{CONFIGS}{path}"), format!("{CONFIGS}{path}.cfg")];
+        let found = places.iter().find_map(|place| self.files.read(place));
+        let bytes = found.ok_or_else(|| format!("cannot read {path}: no such file"))?;
         let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: not text"))?;
-        DomainConfig::parse(text).map_err(|error| format!("{path}: {error}"))
+        let text = if more.is_empty() { text.into() } else { format!("{text}\n{}\n", more.join("\n")) };
+        DomainConfig::parse(&text).map_err(|error| format!("{path}: {error}"))
     }
 
     /// Creates a domain. On an error nothing of it is left.
@@ -120,7 +126,9 @@ impl<H: Hypervisor> Manager<H> {
             .into_iter()
             .filter(|path| path.starts_with(AUTOSTART) && path.ends_with(".cfg"));
         files
-            .map(|path| (path.into(), self.read_config(path).and_then(|config| self.create(config, false))))
+            .map(|path| {
+                (path.into(), self.read_config(path, &[]).and_then(|config| self.create(config, false)))
+            })
             .collect()
     }
 

@@ -35,11 +35,16 @@ const CONFIG: &str = "name='web'\nkernel='/boot/web'\nramdisk='/boot/rd'\nmemory
 cpus='0'\ncpu_weight=512\ndisk=['phy:site,xvda,r']\nvif=['bridge=br0,ip=10.0.0.2']\non_crash='preserve'";
 
 fn machine() -> Bench {
-    bench(&[("web.cfg", CONFIG.as_bytes()), ("/boot/web", &kernel()), ("/boot/rd", &[7; 5000])])
+    bench(&[
+        ("web.cfg", CONFIG.as_bytes()),
+        ("etc/xen/web.cfg", CONFIG.as_bytes()),
+        ("/boot/web", &kernel()),
+        ("/boot/rd", &[7; 5000]),
+    ])
 }
 
 fn create(bench: &Bench) -> Result<DomId, String> {
-    bench.manager.create(bench.manager.read_config("web.cfg")?, false)
+    bench.manager.create(bench.manager.read_config("web.cfg", &[])?, false)
 }
 
 /// Reads a domain's memory as its vcpu would.
@@ -161,7 +166,7 @@ fn bad_input_is_named_and_costs_nothing() {
             ("text", b"#!/bin/sh"),
         ]);
         let result =
-            bench.manager.read_config("x.cfg").and_then(|config| bench.manager.create(config, false));
+            bench.manager.read_config("x.cfg", &[]).and_then(|config| bench.manager.create(config, false));
         let error = result.unwrap_err();
         assert!(error.contains(part), "{error}");
         assert_eq!(bench.fake.0.borrow().domains.len(), 1);
@@ -263,6 +268,11 @@ fn the_shell_prints_what_xl_prints() {
     );
     assert_eq!(run(&shell, "destroy nobody"), "nobody is an invalid domain identifier (rc=-6)\n");
     assert!(run(&shell, "list -x").starts_with("option `x' not supported."));
+    assert_eq!(run(&shell, "create web 'name=\"other\"' memory=9"), "Parsing config from web\n");
+    assert!(
+        run(&shell, "list other")
+            .ends_with("other                                        2     9     1     ------       0.0\n")
+    );
     assert_eq!(run(&shell, "destroy web"), "");
     assert_eq!(shell.candidates("des"), shell.candidates(""));
 }

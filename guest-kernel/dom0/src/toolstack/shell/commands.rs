@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(50);
 impl<H: Hypervisor> Shell<H> {
     pub(super) fn create(&self, args: &Args<'_>) -> Outcome {
         let path = args.word(0);
-        let config = self.manager.read_config(path)?;
+        let config = self.manager.read_config(path, &args.words[1..])?;
         let mut text = format!("Parsing config from {path}\n");
         for warning in &config.warnings {
             text += &format!("{path}: warning: {warning}\n");

@@ -59,7 +59,7 @@ const FALLBACK: Opt = flag('F', "force", "Fallback to ACPI power event for HVM g
 pub const COMMANDS: &[Command] = &[
     command(
         "create",
-        "<ConfigFile>",
+        "<ConfigFile> [vars]",
         "Create a domain from config file <filename>",
         1,
         &[
