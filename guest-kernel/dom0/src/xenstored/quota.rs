@@ -1,5 +1,6 @@
 //! How much of xenstored one unprivileged domain may use. The names are those of `xenstore-control quota`,
-//! the defaults those of Xen 4.17's daemon.
+//! the defaults those of Xen 4.17's daemon. Its limit on outstanding requests needs no number here: the next
+//! request is read once the last one's reply is in the ring.
 
 /// One limit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -16,8 +17,6 @@ pub enum Quota {
     Transactions,
     /// Nodes one transaction reads or writes.
     TransactionNodes,
-    /// Requests whose replies the peer has not taken.
-    Outstanding,
     /// Bytes of a path, not counting the caller's `/local/domain/N/`.
     PathLength,
     /// Bytes that the daemon keeps for a domain.
@@ -26,14 +25,13 @@ pub enum Quota {
 
 impl Quota {
     /// Every limit.
-    pub const ALL: [Quota; 9] = [
+    pub const ALL: [Quota; 8] = [
         Quota::Nodes,
         Quota::NodeSize,
         Quota::NodePermissions,
         Quota::Watches,
         Quota::Transactions,
         Quota::TransactionNodes,
-        Quota::Outstanding,
         Quota::PathLength,
         Quota::Memory,
     ];
@@ -47,7 +45,6 @@ impl Quota {
             Quota::Watches => "watches",
             Quota::Transactions => "transactions",
             Quota::TransactionNodes => "transaction-nodes",
-            Quota::Outstanding => "outstanding",
             Quota::PathLength => "path-max",
             Quota::Memory => "memory",
         }
@@ -96,7 +93,6 @@ impl Default for Quotas {
                 Quota::Watches => 128,
                 Quota::Transactions => 10,
                 Quota::TransactionNodes => 1024,
-                Quota::Outstanding => 20,
                 Quota::PathLength => 2048,
                 Quota::Memory => 2 * 1024 * 1024 + 512 * 1024,
             };
