@@ -4,6 +4,7 @@
 //! enough: each command first makes sure that what it needs is on the machine (`setup`).
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod cmd;
 mod image;
@@ -43,6 +44,8 @@ enum Command {
     Image(image::Args),
     /// Run the tests: every crate's on this host, then whole machines in QEMU
     Test(test::Args),
+    /// Count instructions on Oxen and on Debian's Xen, side by side
+    Bench(bench::Args),
     /// Begin a service of your own
     NewService(new_service::Args),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::command(&args),
         Command::Build(args) => build::command(&args),
         Command::Image(args) => image::command(&args),
+        Command::Bench(args) => bench::command(&args),
         Command::NewService(args) => new_service::command(&args),
         Command::Test(args) => test::command(&args),
     };

@@ -3,7 +3,7 @@
 mod host;
 mod kit;
 mod lab;
-mod peer;
+pub mod peer;
 mod scenarios;
 
 use std::process::ExitCode;
