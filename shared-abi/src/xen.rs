@@ -348,13 +348,12 @@ impl MmuextOp {
 
 impl VcpuTimeInfo {
     /// System time in nanoseconds at `tsc`, by this (consistently read) record. A TSC before the
-    /// record's counts as the record's.
+    /// record's counts as the record's. Before and after wrap around: a guest whose TSC began at
+    /// zero after the record was made has a record of a little less than 2^64.
     pub const fn system_time_at(&self, tsc: u64) -> u64 {
-        self.system_time.wrapping_add(scale_tsc(
-            tsc.saturating_sub(self.tsc_timestamp),
-            self.tsc_to_system_mul,
-            self.tsc_shift,
-        ))
+        let passed = tsc.wrapping_sub(self.tsc_timestamp);
+        let passed = if passed > i64::MAX as u64 { 0 } else { passed };
+        self.system_time.wrapping_add(scale_tsc(passed, self.tsc_to_system_mul, self.tsc_shift))
     }
 }
 

@@ -103,6 +103,21 @@ fn a_tsc_before_the_record_counts_as_the_records_own() {
     assert_eq!(record.system_time_at(0), 500);
 }
 
+/// Xen starts the TSC of a new guest at zero where it emulates it, but stamped the guest's record a
+/// moment earlier: minus a little, that is almost 2^64. A guest that took that for a time to come saw
+/// its clock stand still for the first second, or for good under instruction counting.
+#[test]
+fn a_record_from_before_the_tsc_began_counts_from_there() {
+    let record = VcpuTimeInfo {
+        tsc_timestamp: 0u64.wrapping_sub(1000),
+        system_time: 500,
+        tsc_to_system_mul: 1 << 31,
+        ..Default::default()
+    };
+    assert_eq!(record.system_time_at(0), 1000);
+    assert_eq!(record.system_time_at(3000), 2500);
+}
+
 #[test]
 fn views_of_unions_read_what_was_written_and_leave_the_rest() {
     let mut info = StartInfo::read_from_bytes(&[0xaa; size_of::<StartInfo>()]).unwrap();
