@@ -25,8 +25,42 @@ mod imp {
     unsafe extern "C" {
         fn guest_copy(dst: *mut u8, src: *const u8, len: usize) -> usize;
         fn guest_zero(dst: *mut u8, len: usize) -> usize;
-        fn guest_read_u64(src: *const u64, out: *mut u64) -> usize;
-        fn guest_write_u64(dst: *mut u64, v: u64) -> usize;
+    }
+
+    /// Reads a word; 0 when it was done. A fault goes on behind the instruction with `left` still set.
+    ///
+    /// # Safety
+    /// The address lies outside the hypervisor's range.
+    #[inline(always)]
+    unsafe fn guest_read_u64(src: *const u64, out: &mut u64) -> usize {
+        let (v, left): (u64, usize);
+        // SAFETY: a fault is caught by the .ex_table entry; `v` is then whatever the register held.
+        unsafe {
+            core::arch::asm!(
+                "mov {l:e}, 1", "2: mov {v}, [{s}]", "xor {l:e}, {l:e}", "3:",
+                ".pushsection .ex_table, \"a\"", ".quad 2b, 3b", ".popsection",
+                v = out(reg) v, s = in(reg) src, l = out(reg) left, options(nostack, readonly)
+            )
+        };
+        *out = v;
+        left
+    }
+    /// Writes a word; 0 when it was done.
+    ///
+    /// # Safety
+    /// As for the read.
+    #[inline(always)]
+    unsafe fn guest_write_u64(dst: *mut u64, v: u64) -> usize {
+        let left: usize;
+        // SAFETY: as above; guest memory is never a Rust object.
+        unsafe {
+            core::arch::asm!(
+                "mov {l:e}, 1", "2: mov [{d}], {v}", "xor {l:e}, {l:e}", "3:",
+                ".pushsection .ex_table, \"a\"", ".quad 2b, 3b", ".popsection",
+                v = in(reg) v, d = in(reg) dst, l = out(reg) left, options(nostack)
+            )
+        };
+        left
     }
     pub fn copy_in(dst: &mut [u8], at: u64) -> usize {
         stac();
@@ -60,6 +94,23 @@ mod imp {
         (left == 0).then_some(v)
     }
     #[inline(always)]
+    pub fn write_words(at: u64, words: &[u64]) -> bool {
+        stac();
+        // SAFETY: as for `copy_out`, word by word.
+        let done = words.iter().enumerate().all(|(i, w)| unsafe { guest_write_u64((at + 8 * i as u64) as *mut u64, *w) } == 0);
+        clac();
+        done
+    }
+    #[inline(always)]
+    pub fn read_words<const N: usize>(at: u64) -> Option<[u64; N]> {
+        let mut out = [0; N];
+        stac();
+        // SAFETY: as for `copy_in`, word by word.
+        let done = out.iter_mut().enumerate().all(|(i, w)| unsafe { guest_read_u64((at + 8 * i as u64) as *const u64, w) } == 0);
+        clac();
+        done.then_some(out)
+    }
+    #[inline(always)]
     pub fn write_u64(at: u64, v: u64) -> bool {
         stac();
         // SAFETY: as for `copy_out`.
@@ -80,6 +131,12 @@ mod imp {
     }
     pub fn zero(_: u64, len: usize) -> usize {
         len
+    }
+    pub fn write_words(_: u64, _: &[u64]) -> bool {
+        false
+    }
+    pub fn read_words<const N: usize>(_: u64) -> Option<[u64; N]> {
+        None
     }
     pub fn read_u64(_: u64) -> Option<u64> {
         None
@@ -136,6 +193,16 @@ pub fn offset<T>(array: GuestAddr, i: u64) -> Result<GuestAddr, Fault> {
 #[inline(always)]
 pub fn read_u64(at: GuestAddr) -> Result<u64, Fault> {
     if access_ok(at, 8) { imp::read_u64(at.0).ok_or(Fault) } else { Err(Fault) }
+}
+/// Writes words, in order.
+#[inline]
+pub fn write_words(at: GuestAddr, words: &[u64]) -> Result<(), Fault> {
+    if access_ok(at, 8 * words.len()) && imp::write_words(at.0, words) { Ok(()) } else { Err(Fault) }
+}
+/// Reads words, in order.
+#[inline]
+pub fn read_words<const N: usize>(at: GuestAddr) -> Result<[u64; N], Fault> {
+    if access_ok(at, 8 * N) { imp::read_words(at.0).ok_or(Fault) } else { Err(Fault) }
 }
 /// Writes one aligned word.
 #[inline(always)]

@@ -173,6 +173,13 @@ impl View<'_> {
     }
 }
 
+impl<'a> Page<'a> {
+    /// A word of the frame to look at often. Whoever keeps it keeps the handle that the page came from.
+    pub fn word_u16(&self, offset: usize) -> &'a AtomicU16 {
+        self.0.cell_u16(offset)
+    }
+}
+
 impl Page<'_> {
     /// Copies private bytes into the frame.
     pub fn write(&self, offset: usize, from: &[u8]) {

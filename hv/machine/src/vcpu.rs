@@ -6,7 +6,7 @@
 //! a frame that the CPU still refuses comes back as [`exit::BAD_RETURN`].
 
 use crate::frame::{CLOCK, Frame, L4};
-use crate::x86_64::{cpu, fpu::FpuState, paging, percpu, tlb};
+use crate::x86_64::{cpu, fpu::FpuState, paging, percpu};
 
 /// Why a guest stopped running. Below 32 an exception, below 256 an interrupt, else one of these.
 pub mod exit {
@@ -109,6 +109,7 @@ pub struct VcpuState {
 
 unsafe extern "C" {
     fn enter_guest(regs: *mut Regs) -> u64;
+    fn set_guest_frame(end: *mut u8);
     fn load_ds(selector: u64) -> u64;
     fn load_es(selector: u64) -> u64;
     fn load_fs(selector: u64) -> u64;
@@ -144,7 +145,7 @@ impl VcpuState {
     /// switched in, with its root table loaded.
     #[inline]
     pub fn enter(&mut self) -> u32 {
-        tlb::poll();
+        // A flush that another CPU asks for comes as an interrupt, which the guest is left for at once.
         let r = &mut self.block.regs;
         if r.vector != exit::SYSCALL {
             r.rflags = r.rflags & RFLAGS_GUEST | RFLAGS_FORCED;
@@ -160,6 +161,9 @@ impl VcpuState {
     /// Loads what this vcpu has in the CPU beside the general registers. Its descriptor tables and root must be in
     /// place before.
     pub fn switch_in(&mut self) {
+        // SAFETY: the block's end, in which this vcpu's traps are stored; the block stays where it is while the vcpu is
+        // switched in, for its context is locked and lies on the heap.
+        unsafe { set_guest_frame((&raw mut self.block.regs).add(1).cast()) };
         self.fpu.load();
         // SAFETY: a selector that can't be loaded faults and becomes null; ring 0 doesn't use these segments.
         unsafe {
@@ -197,9 +201,7 @@ impl VcpuState {
     /// Exchanges the GS bases of kernel and user mode, while running.
     #[inline]
     pub fn swap_gs(&mut self) {
-        let active = cpu::guest_gs_base();
-        cpu::set_guest_gs_base(self.gs_base_other);
-        self.gs_base_other = active;
+        self.gs_base_other = cpu::exchange_guest_gs_base(self.gs_base_other);
     }
 
     /// Loads a selector into GS of user mode (`SEGBASE_GS_USER_SEL`), the vcpu being in kernel mode.

@@ -8,6 +8,7 @@
 use super::Domain;
 use alloc::sync::Arc;
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use hv_machine::frame::{Frame, Shared, Writable};
 use hv_machine::ram::Page;
 use shared_abi::Errno;
@@ -17,8 +18,16 @@ use spin::Once;
 const PENDING: usize = offset_of!(VcpuInfo, evtchn_upcall_pending);
 const MASK: usize = offset_of!(VcpuInfo, evtchn_upcall_mask);
 const SEL: usize = offset_of!(VcpuInfo, evtchn_pending_sel);
+const _: () = assert!(PENDING == 0 && MASK == 1);
 const ARCH: usize = offset_of!(VcpuInfo, arch);
 const TIME: usize = offset_of!(VcpuInfo, time);
+
+/// Whether an upcall is pending (the lower byte) and not masked (the upper).
+#[inline(always)]
+pub fn deliverable(word: &AtomicU16) -> bool {
+    let both = word.load(SeqCst);
+    both & 0xff != 0 && both >> 8 == 0
+}
 
 /// Where a vcpu's `vcpu_info` is.
 pub struct InfoSlot {
@@ -62,7 +71,7 @@ impl InfoSlot {
     }
 
     #[inline]
-    fn place(&self) -> Option<(Page<'_>, usize)> {
+    fn place(&self) -> Option<(Page<'static>, usize)> {
         match self.registered.get() {
             Some((f, at)) => Some((f.page(), *at)),
             None => self.shared.as_ref().map(|(s, at)| (s.page(), *at)),
@@ -72,7 +81,11 @@ impl InfoSlot {
     /// Whether an upcall is pending and not masked.
     #[inline]
     pub fn deliverable(&self) -> bool {
-        self.place().is_some_and(|(p, at)| p.load_u8(at + PENDING) != 0 && p.load_u8(at + MASK) == 0)
+        self.upcall_word().is_some_and(deliverable)
+    }
+    /// Pending and mask as one word, for the CPU that runs the vcpu and so keeps this slot.
+    pub fn upcall_word(&self) -> Option<&'static AtomicU16> {
+        self.place().map(|(p, at)| p.word_u16(at + PENDING))
     }
     /// Marks an upcall pending; says whether it was before.
     #[inline]

@@ -105,6 +105,9 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let frame = mm::hold_writable(cur.dom, Mfn(r.mfn.0))?;
             v.info.register(frame, offset)?;
             v.info.set_time(&run::time_info());
+            if own {
+                cur.cx.upcall = v.info.upcall_word();
+            }
             v.notify();
         }
         VCPUOP_SEND_NMI if arg.0 != 0 => return Err(Errno::EINVAL.into()),

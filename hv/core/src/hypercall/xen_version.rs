@@ -35,10 +35,16 @@ fn features(cur: &Current<'_>) -> u32 {
 }
 
 /// `xen_version(cmd, buffer)`.
+#[inline]
 pub fn xen_version(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
+    // Kernels ask for the version alone to be interrupted by a pending event: it is the null hypercall.
+    if a[0] as u32 == XENVER_VERSION { Ok(VERSION) } else { with_buffer(cur, a) }
+}
+
+#[inline(never)]
+fn with_buffer(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let to = GuestAddr(a[1]);
     match a[0] as u32 {
-        XENVER_VERSION => Ok(VERSION),
         XENVER_EXTRAVERSION => {
             guest_mem::write(to, &text::<XEN_EXTRAVERSION_LEN>(".0-oxen"))?;
             Ok(0)

@@ -123,8 +123,7 @@ fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
     push(from.rcx);
     let frame = &frame[n..];
     let at = (sp & !15).wrapping_sub(8 * frame.len() as u64);
-    guest_mem::copy_out(GuestAddr(at), zerocopy::IntoBytes::as_bytes(frame))
-        .map_err(|_| CannotEnter("no stack to enter its kernel on"))?;
+    guest_mem::write_words(GuestAddr(at), frame).map_err(|_| CannotEnter("no stack to enter its kernel on"))?;
     let r = cur.cx.cpu.regs_mut();
     r.rip = e.rip;
     r.cs = FLAT_KERNEL_CS.into();

@@ -288,6 +288,26 @@ pub fn set_guest_gs_base(v: u64) {
         unsafe { wrmsr(msr::KERNEL_GS_BASE, v) }
     }
 }
+/// Sets the guest's GS base and gives the one before; `v` must be canonical, else nothing changes.
+#[inline]
+pub fn exchange_guest_gs_base(v: u64) -> u64 {
+    if !has_fsgsbase() {
+        let old = guest_gs_base();
+        set_guest_gs_base(v);
+        return old;
+    }
+    if !is_canonical(v) {
+        return guest_gs_base();
+    }
+    let old: u64;
+    // SAFETY: between the two swapgs GS is the guest's and nothing uses it: interrupts are off, and NMI and #MC
+    // find their per-CPU block without it. The instructions exist with FSGSBASE; the value can't fault.
+    unsafe {
+        asm!("swapgs", "rdgsbase {o}", "wrgsbase {n}", "swapgs", o = out(reg) old, n = in(reg) v,
+            options(nomem, nostack, preserves_flags));
+    }
+    old
+}
 /// Whether bits 63 to 47 are all alike.
 #[inline(always)]
 pub const fn is_canonical(v: u64) -> bool {

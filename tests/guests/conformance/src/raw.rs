@@ -60,6 +60,12 @@ pub fn straddle(words: &[u64], before: usize) -> usize {
     buffer(first)
 }
 
+/// Sets the buffer's word `index`.
+#[allow(dead_code, reason = "for those who fill word by word")]
+pub fn set(index: usize, value: u64) {
+    BUFFER[index].store(value, Ordering::Relaxed);
+}
+
 /// The buffer's word `index`.
 pub fn word(index: usize) -> u64 {
     BUFFER[index].load(Ordering::Relaxed)

@@ -75,6 +75,13 @@
     .endm
 
     .text
+# fn set_guest_frame(end: *mut u8): where the next guest's traps store their frame
+    .global set_guest_frame
+set_guest_frame:
+    mov gs:[PC_REGS_END], rdi
+    mov gs:[PC_TSS_RSP0], rdi
+    ret
+
 # fn enter_guest(regs: *mut Regs) -> u64
     .global enter_guest
     .balign 64
@@ -86,9 +93,6 @@ enter_guest:
     push r14
     push r15
     mov gs:[PC_HOST_RSP], rsp
-    lea rax, [rdi + 168]
-    mov gs:[PC_REGS_END], rax
-    mov gs:[PC_TSS_RSP0], rax
     mov rsp, rdi
     POP_GPRS
     cmp dword ptr [rsp + 4], VEC_SYSCALL

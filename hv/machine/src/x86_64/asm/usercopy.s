@@ -41,28 +41,6 @@ guest_zero_fault:
     ret
     EX_TABLE guest_zero_b, guest_zero_fault
 
-# fn guest_read_u64(src: *const u64, out: *mut u64) -> usize (0: done)
-    .global guest_read_u64
-guest_read_u64:
-    xor eax, eax
-guest_read_at:
-    mov rdx, [rdi]
-    mov [rsi], rdx
-    ret
-guest_access_fault:
-    mov eax, 8
-    ret
-    EX_TABLE guest_read_at, guest_access_fault
-
-# fn guest_write_u64(dst: *mut u64, value: u64) -> usize (0: done)
-    .global guest_write_u64
-guest_write_u64:
-    xor eax, eax
-guest_write_at:
-    mov [rdi], rsi
-    ret
-    EX_TABLE guest_write_at, guest_access_fault
-
 # fn load_{ds,es,fs,gs}(selector: u16) -> u64 (0: done; else the null selector was loaded).
 # GS is the hypervisor's own, so the guest's selector is loaded between two swapgs.
     .macro LOAD_SEG name
