@@ -51,6 +51,25 @@ impl<'a> Frontend<'a> {
         Ok(())
     }
 
+    /// Ends a connection: `Closing` until the frontend has closed, then `Closed` until there is
+    /// another. False if there will be none. (A Linux guest that shuts down waits to see `Closing`.)
+    pub(super) async fn close(&mut self) -> Result<bool> {
+        self.device.switch_state(XenbusState::Closing).await?;
+        while self.online().await? && self.device.peer_state().await? == XenbusState::Closing {
+            self.change().await;
+        }
+        self.device.switch_state(XenbusState::Closed).await?;
+        loop {
+            if !self.online().await? {
+                return Ok(false);
+            }
+            match self.device.peer_state().await? {
+                XenbusState::Closing | XenbusState::Closed => self.change().await,
+                state => return Ok(state != XenbusState::Unknown),
+            }
+        }
+    }
+
     /// Waits for a change of either node. Values are read afterwards, so none is missed.
     async fn change(&mut self) {
         select(self.state.next(), self.online.next()).await;

@@ -48,9 +48,7 @@ async fn sessions<D: BlockDevice + 'static>(
     device.switch_state(XenbusState::InitWait).await?;
     while frontend.ready().await? {
         session(device, &mut frontend, &disk, &buffers).await?;
-        device.switch_state(XenbusState::Closing).await?;
-        device.switch_state(XenbusState::Closed).await?;
-        if !frontend.online().await? {
+        if !frontend.close().await? {
             break;
         }
         device.switch_state(XenbusState::InitWait).await?;

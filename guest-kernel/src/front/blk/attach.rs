@@ -157,6 +157,8 @@ async fn keep(
             return Ok(());
         }
         log::info!("disk {}: waiting for another backend", device.id);
+        // A backend that has closed comes back for a frontend that begins again.
+        device.switch_state(XenbusState::Initialising).await?;
         while known == XenbusState::Closed {
             known = peer.next().await?;
         }

@@ -131,6 +131,8 @@ async fn keep(device: &Device, peer: &mut PeerStates, interface: &VirtualInterfa
         if known == XenbusState::Unknown || device.read_peer_or("online", 1).await? == 0 {
             return Ok(());
         }
+        // A backend that has closed comes back for a frontend that begins again.
+        device.switch_state(XenbusState::Initialising).await?;
         while known == XenbusState::Closed {
             known = peer.next().await?;
         }
