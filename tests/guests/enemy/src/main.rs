@@ -31,6 +31,8 @@ guest_kernel::main! {
         let (seed, count) = (number("seed", 1), number("count", 1_000_000));
         let mode = sys.boot.option("mode").unwrap_or("wild");
         println!("enemy {mode} seed {seed} count {count}");
+        // The first wait sets the handler for events, which an attack may let through.
+        guest_kernel::executor::sleep(core::time::Duration::from_millis(1)).await;
         match mode {
             "wild" => wild::attack(seed, count),
             "tables" => tables::attack(seed, count),

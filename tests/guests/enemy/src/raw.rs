@@ -14,6 +14,7 @@ pub static BUFFER: Buffer = Buffer([const { AtomicU64::new(0) }; 1024]);
 pub mod nr {
     pub const SET_TRAP_TABLE: usize = 0;
     pub const MMU_UPDATE: usize = 1;
+    pub const SET_CALLBACKS: usize = 4;
     pub const PLATFORM_OP: usize = 7;
     pub const SET_DEBUGREG: usize = 8;
     pub const MEMORY_OP: usize = 12;
@@ -25,7 +26,9 @@ pub mod nr {
     pub const IRET: usize = 23;
     pub const VCPU_OP: usize = 24;
     pub const MMUEXT_OP: usize = 26;
+    pub const NMI_OP: usize = 28;
     pub const SCHED_OP: usize = 29;
+    pub const CALLBACK_OP: usize = 30;
     pub const EVENT_CHANNEL_OP: usize = 32;
     pub const SYSCTL: usize = 35;
     pub const DOMCTL: usize = 36;

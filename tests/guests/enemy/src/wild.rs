@@ -8,7 +8,10 @@ use crate::random::Random;
 use crate::raw::{buffer, call, fill, nr};
 
 /// Where a guest's frames are mapped (images/guest.ld).
-const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
+const VIRT_BASE: usize = 0xffff_ffff_8000_0000;
+
+/// Frames that calls may destroy.
+const POOL: usize = 64;
 
 /// Numbers that mean something somewhere: domains, sizes, flags, limits, addresses.
 const TELLING: [u64; 28] = [
@@ -27,6 +30,8 @@ struct Source {
     random: Random,
     /// Frames that may be lost.
     pool: Pages,
+    /// Where they are mapped. (The M2P, which says it, is among what is attacked.)
+    addresses: [usize; POOL],
 }
 
 impl Source {
@@ -84,11 +89,11 @@ impl Source {
             nr::VCPU_OP if matches!(args[0] as u32, 2 | 10 | 11) => args[0] = 3,
             // The buffer, the stack and the code are to stay mapped.
             nr::UPDATE_VA_MAPPING | nr::UPDATE_VA_MAPPING_OTHERDOMAIN => {
-                args[0] = match m2p(Mfn(self.frame())) {
-                    Some(pfn) if self.random.below(2) == 0 => VIRT_BASE as usize + pfn * 4096,
-                    _ => self.foreign(),
-                }
+                args[0] = if self.random.below(2) == 0 { self.random.pick(&self.addresses) } else { self.foreign() };
             }
+            // An event or an NMI may get through: its handler stays ours.
+            nr::SET_CALLBACKS => args[0] = 1 << 63,
+            nr::CALLBACK_OP | nr::NMI_OP => args[1] = self.foreign(),
             // No breakpoints that this kernel would have to handle.
             nr::SET_DEBUGREG => args[1] &= !0xff,
             nr::CONSOLE_IO if args[0] as u32 == 0 => args[2] = self.foreign(),
@@ -134,8 +139,9 @@ impl Source {
                     let harmless = !matches!(nr, nr::MMUEXT_OP | nr::MEMORY_OP | nr::PLATFORM_OP | nr::DOMCTL | nr::IRET);
                     entry[0] = if harmless { nr as u64 } else { 17 };
                     entry[1] = 0;
+                    // What one call returns is not to become the next one.
                     for (word, arg) in entry[2..].iter_mut().zip(args) {
-                        *word = arg as u64;
+                        *word = if arg.abs_diff(buffer(0)) < 8192 { buffer(512) } else { arg } as u64;
                     }
                 }
             }
@@ -147,8 +153,9 @@ impl Source {
 
 /// `count` calls of the sequence `seed`.
 pub fn attack(seed: u64, count: u64) {
-    let Ok(pool) = Pages::new(64) else { return };
-    let mut source = Source { random: Random::new(seed), pool };
+    let Ok(pool) = Pages::new(POOL) else { return };
+    let addresses = core::array::from_fn(|i| VIRT_BASE + m2p(pool.mfn(i)).unwrap_or(0) * 4096);
+    let mut source = Source { random: Random::new(seed), pool, addresses };
     let mut answered = [0u64; 2];
     for n in 0..count {
         let (nr, mut args) = source.call();
