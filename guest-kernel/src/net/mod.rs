@@ -20,6 +20,6 @@ pub use limit::Limit;
 pub use nic::Nic;
 pub use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Address};
 pub use stack::Stack;
-pub use start::{run, start};
+pub use start::{interface, run, start};
 pub use tcp::{Buffers, TcpError, TcpListener, TcpStream};
 pub use udp::{UdpError, UdpSocket};

@@ -2,7 +2,7 @@
 
 use super::{Addressing, Nic, Stack};
 use crate::executor::{Either, select, sleep_until, spawn};
-use crate::front::net::{Options, attach};
+use crate::front::net::{Options, VirtualInterface, attach};
 use crate::hypercall::Errno;
 use crate::time::{Instant, wallclock};
 use crate::{System, xenstore};
@@ -10,10 +10,16 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::future::poll_fn;
 
-/// Brings up the guest's first interface, with the address that the command line gives (`ip=`, see
-/// [`Addressing::parse`]), or else the toolstack (`ip=` of the `vif`), or else a DHCP server.
-/// Returns at once when the interface is connected; [`Stack::configured`] waits for an address.
+/// Brings up the guest's first interface and a stack on it: [`interface`], then [`run`]. Returns at
+/// once when the interface is connected; [`Stack::configured`] waits for an address.
 pub async fn start(system: &System) -> xenstore::Result<Rc<Stack>> {
+    let (nic, addressing) = interface(system).await?;
+    Ok(run(Box::new(nic), addressing))
+}
+
+/// Connects the guest's first interface. Its address is what the command line gives (`ip=`, see
+/// [`Addressing::parse`]), or else the toolstack (`ip=` of the `vif`), or else a DHCP server.
+pub async fn interface(system: &System) -> xenstore::Result<(Rc<VirtualInterface>, Addressing)> {
     let store = system.store.as_ref().ok_or(Errno::ENODEV)?;
     let id = *crate::xenbus::frontends(store, "vif").await?.first().ok_or(Errno::ENODEV)?;
     let nic = attach(store, id, Options::default()).await?;
@@ -24,7 +30,7 @@ pub async fn start(system: &System) -> xenstore::Result<Rc<Stack>> {
             None => Ok(Addressing::Dhcp),
         },
     };
-    Ok(run(Box::new(nic), addressing.map_err(|_| Errno::EINVAL)?))
+    Ok((nic, addressing.map_err(|_| Errno::EINVAL)?))
 }
 
 /// A stack on `nic`, and the task that moves its packets.
