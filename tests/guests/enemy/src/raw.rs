@@ -2,12 +2,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Memory for arguments, which nothing else uses: two pages, aligned.
+/// Memory for arguments, which nothing else uses: two pages, and two for what is written past their end.
 #[repr(C, align(4096))]
-pub struct Buffer(pub [AtomicU64; 1024]);
+pub struct Buffer(pub [AtomicU64; 2048]);
 
 /// The arguments' memory.
-pub static BUFFER: Buffer = Buffer([const { AtomicU64::new(0) }; 1024]);
+pub static BUFFER: Buffer = Buffer([const { AtomicU64::new(0) }; 2048]);
 
 /// The numbers of `__HYPERVISOR_*` in xen.h.
 #[allow(missing_docs)]

@@ -93,7 +93,7 @@ impl Source {
             }
             // An event or an NMI may get through: its handler stays ours.
             nr::SET_CALLBACKS => args[0] = 1 << 63,
-            nr::CALLBACK_OP | nr::NMI_OP => args[1] = self.foreign(),
+            nr::CALLBACK_OP | nr::NMI_OP => args[1] = 0x10,
             // No breakpoints that this kernel would have to handle.
             nr::SET_DEBUGREG => args[1] &= !0xff,
             nr::CONSOLE_IO if args[0] as u32 == 0 => args[2] = self.foreign(),

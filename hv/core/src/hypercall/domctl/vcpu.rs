@@ -40,8 +40,8 @@ fn with_context<R>(cur: &Current<'_>, d: &Domain, v: &Vcpu, f: impl FnOnce(&mut 
 pub(super) fn set_context(cur: &Current<'_>, d: &Arc<Domain>, op: DomctlVcpucontext) -> Result<(), Stop> {
     let v = vcpu(d, op.vcpu)?;
     if op.ctxt.0 == 0 {
-        v.block(pause::DOWN);
         return with_context(cur, d, v, |cx| {
+            v.block(pause::DOWN);
             *cx = Context::new();
             Ok(())
         });
