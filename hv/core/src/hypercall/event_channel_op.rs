@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use hv_machine::guest_mem;
 use shared_abi::errno::Errno;
 use shared_abi::event_channel::*;
+use shared_abi::xen::NR_VIRQS;
 use shared_abi::{DomId, GuestAddr, Port, VcpuId};
 
 /// `event_channel_op(cmd, arg)`.
@@ -44,7 +45,7 @@ pub fn event_channel_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         }
         EVTCHNOP_BIND_VIRQ => {
             let mut op: EvtchnBindVirq = guest_mem::read(arg)?;
-            if crate::event::virq::is_global(op.virq) && !access::may_handle_virq(dom, op.virq) {
+            if op.virq < NR_VIRQS && crate::event::virq::is_global(op.virq) && !access::may_handle_virq(dom, op.virq) {
                 return Err(Errno::EPERM.into());
             }
             op.port = with_sides(dom, None, |s, _| s.bind_virq(op.virq, op.vcpu.0))?;

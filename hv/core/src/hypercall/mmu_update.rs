@@ -77,8 +77,8 @@ pub(super) fn frames_of(dom: &Arc<Domain>, id: u16) -> Result<DomId, Errno> {
         DomId::SELF => Ok(dom.id),
         // A domain names itself only by `DOMID_SELF`.
         id if id == dom.id => Err(Errno::ESRCH),
-        // Device memory, and what the hypervisor shows read-only: the entry's own checks decide.
-        DomId::IO => Ok(dom.id),
+        // Device memory: RAM is not that owner's.
+        DomId::IO => Ok(DomId::IO),
         DomId::XEN => {
             access::control_only(dom)?;
             Ok(DomId::XEN)
