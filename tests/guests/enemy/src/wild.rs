@@ -47,7 +47,8 @@ impl Source {
             4 => self.random.pick(&FOREIGN),
             5 => self.frame(),
             6 => self.frame() << 12 | self.random.below(4096) as u64,
-            7 => buffer(0) as u64 + self.random.below(8192) as u64,
+            // Aligned: a word made of two others could name anything of this guest's.
+            7 => buffer(self.random.below(1024)) as u64,
             8 => self.random.below(64) as u64,
             9 => self.random.word() & 0xffff,
             10 => self.random.word(),
@@ -96,6 +97,8 @@ impl Source {
             nr::CALLBACK_OP | nr::NMI_OP => args[1] = 0x10,
             // No breakpoints that this kernel would have to handle.
             nr::SET_DEBUGREG => args[1] &= !0xff,
+            // Each element of a list gets a status: past the buffer's end lie this program's variables.
+            nr::GRANT_TABLE_OP if (args[2] as u32) < 1 << 31 => args[2] %= 64,
             nr::CONSOLE_IO if args[0] as u32 == 0 => args[2] = self.foreign(),
             // A frame's neighbours are not to be lost with it: lists are of single frames.
             nr::MEMORY_OP if matches!(args[0] & 63, 1 | 11) => args[1] = buffer(0),
