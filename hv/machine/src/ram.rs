@@ -76,6 +76,13 @@ impl Ram {
         unsafe { AtomicU64::from_ptr(self.at(mfn, index * 8, 8).cast()) }
     }
 
+    /// All words of a page table.
+    #[inline]
+    pub(crate) fn entries(&self, mfn: u32) -> &[AtomicU64; 512] {
+        // SAFETY: as for `entry`, with the whole frame's length given to `at`.
+        unsafe { &*self.at(mfn, 0, FRAME_BYTES).cast() }
+    }
+
     /// The frame as one that may be written.
     #[inline]
     pub(crate) fn page(&self, mfn: u32) -> Page<'_> {

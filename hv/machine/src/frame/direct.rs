@@ -145,10 +145,7 @@ impl FrameTable {
                 return None;
             }
             let checked = (new | pte::USER) & !pte::GLOBAL;
-            if both && (old ^ new) & pte::ADDR_MASK == 0 {
-                if new & !old & pte::RW != 0 {
-                    return None;
-                }
+            if both && (old ^ new) & pte::ADDR_MASK == 0 && new & !old & pte::RW == 0 {
                 slot.compare_exchange(old, checked | keep, AcqRel, Acquire).ok()?;
                 if old & !new & pte::RW != 0 {
                     self.put_write(old);

@@ -18,6 +18,8 @@ use super::handle::{Frame, Held, L4, SegDesc, State, Table, Writable};
 use super::table::{FIRST_HV_SLOT, FrameTable, HV_SLOTS, NONE};
 use super::word::{Phase, Type};
 use crate::frame::Rights;
+use core::ops::Range;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use shared_abi::{DomId, Mfn, errno::Errno, pte};
 
@@ -99,6 +101,27 @@ impl<'t> Work<'t> {
         let enough = self.budget > 0;
         self.budget = self.budget.saturating_sub(1);
         enough
+    }
+
+    /// How many of `slots` come before the first present one, as far as the budget goes; each is paid for.
+    #[inline]
+    fn skip_absent(&mut self, slots: &[AtomicU64]) -> usize {
+        let slots = &slots[..slots.len().min(self.budget as usize)];
+        let groups = slots.chunks_exact(GROUP).take_while(|group| all_absent(group)).count() * GROUP;
+        let absent = groups + slots[groups..].iter().take_while(|slot| is_absent(slot)).count();
+        self.budget -= absent as u32;
+        absent
+    }
+
+    /// The same from the end of `slots` backwards.
+    #[inline]
+    fn skip_absent_back(&mut self, slots: &[AtomicU64]) -> usize {
+        let slots = &slots[slots.len().saturating_sub(self.budget as usize)..];
+        let groups = slots.rchunks_exact(GROUP).take_while(|group| all_absent(group)).count() * GROUP;
+        let rest = &slots[..slots.len() - groups];
+        let absent = groups + rest.iter().rev().take_while(|slot| is_absent(slot)).count();
+        self.budget -= absent as u32;
+        absent
     }
 
     /// Adds a dying table.
@@ -258,22 +281,27 @@ impl FrameTable {
 
     fn check_entries(&self, mfn: u32, level: u32, rights: &Rights<'_>, work: &mut Work<'_>) -> Progress<()> {
         let entry = self.at(mfn);
-        for index in entry.aux_get() as usize..pte::ENTRIES {
-            entry.aux_set(index as u32);
-            if is_hv_slot(level, index) {
-                continue;
-            }
-            if !work.spend() {
-                return Err(Stop::Again);
-            }
-            let slot = self.ram().entry(mfn, index);
-            let value = slot.load(Relaxed);
-            if value & pte::PRESENT != 0 {
-                // What the tables of a domain may hold when they are checked whole is its own.
-                let checked = self.take_entry(level, value, &rights.own(), work)?;
-                if checked != value {
-                    slot.store(checked, Relaxed);
+        let slots = self.ram().entries(mfn);
+        for guests in guest_slots(level) {
+            let mut index = guests.start.max(entry.aux_get() as usize);
+            while index < guests.end {
+                index += work.skip_absent(&slots[index..guests.end]);
+                entry.aux_set(index as u32);
+                if index == guests.end {
+                    break;
                 }
+                if !work.spend() {
+                    return Err(Stop::Again);
+                }
+                let value = slots[index].load(Relaxed);
+                if value & pte::PRESENT != 0 {
+                    // What the tables of a domain may hold when they are checked whole is its own.
+                    let checked = self.take_entry(level, value, &rights.own(), work)?;
+                    if checked != value {
+                        slots[index].store(checked, Relaxed);
+                    }
+                }
+                index += 1;
             }
         }
         if level == 4 {
@@ -347,8 +375,17 @@ impl FrameTable {
     }
 
     /// Works off what `work` has to do and, if budget remains, the orphans.
+    #[inline]
     pub fn settle(&self, work: &mut Work<'_>) -> Progress<()> {
         debug_assert!(core::ptr::eq(work.table, self));
+        if work.is_done() && self.orphans.load(Relaxed) == NONE {
+            return Ok(());
+        }
+        self.settle_some(work)
+    }
+
+    #[inline(never)]
+    fn settle_some(&self, work: &mut Work<'_>) -> Progress<()> {
         if work.is_done() && self.orphans.load(Relaxed) != NONE {
             work.head = self.orphans.swap(NONE, AcqRel);
         }
@@ -356,18 +393,24 @@ impl FrameTable {
             let entry = self.at(mfn);
             let level = entry.word().ty().level();
             debug_assert!(entry.word().phase() == Phase::Dying && level != 0);
-            for index in (0..entry.aux_get() as usize).rev() {
-                if is_hv_slot(level, index) {
-                    continue;
-                }
-                if !work.spend() {
-                    entry.aux_set(index as u32 + 1);
-                    work.push(mfn);
-                    return Err(Stop::Again);
-                }
-                let value = self.ram().entry(mfn, index).load(Relaxed);
-                if value & pte::PRESENT != 0 {
-                    self.put_entry(level, value, work);
+            let slots = self.ram().entries(mfn);
+            for guests in guest_slots(level).into_iter().rev() {
+                let mut end = guests.end.min(entry.aux_get() as usize);
+                while guests.start < end {
+                    end -= work.skip_absent_back(&slots[guests.start..end]);
+                    if guests.start == end {
+                        break;
+                    }
+                    if !work.spend() {
+                        entry.aux_set(end as u32);
+                        work.push(mfn);
+                        return Err(Stop::Again);
+                    }
+                    end -= 1;
+                    let value = slots[end].load(Relaxed);
+                    if value & pte::PRESENT != 0 {
+                        self.put_entry(level, value, work);
+                    }
                 }
             }
             entry.aux_set(0);
@@ -387,8 +430,58 @@ impl Work<'_> {
     }
 }
 
+/// Entries that are looked at together: most of most tables are absent.
+const GROUP: usize = 8;
+
+#[inline]
+fn is_absent(slot: &AtomicU64) -> bool {
+    slot.load(Relaxed) & pte::PRESENT == 0
+}
+
+#[inline]
+fn all_absent(slots: &[AtomicU64]) -> bool {
+    slots.iter().fold(0, |any, slot| any | slot.load(Relaxed)) & pte::PRESENT == 0
+}
+
+/// The slots of a table that are the guest's, in order.
+fn guest_slots(level: u32) -> [Range<usize>; 2] {
+    match level {
+        4 => [0..FIRST_HV_SLOT, FIRST_HV_SLOT + HV_SLOTS..pte::ENTRIES],
+        _ => [0..pte::ENTRIES, pte::ENTRIES..pte::ENTRIES],
+    }
+}
+
 /// Whether a table's slot is the hypervisor's.
 #[inline]
 pub(super) fn is_hv_slot(level: u32, index: usize) -> bool {
     level == 4 && index.wrapping_sub(FIRST_HV_SLOT) < HV_SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::tests::machine;
+    use std::vec::Vec;
+
+    #[test]
+    fn skipping_stops_at_a_present_entry_or_the_budget() {
+        let table = machine(1);
+        for present in 0..=20 {
+            for len in 0..20usize {
+                for budget in [0, 1, 7, 8, 9, 100] {
+                    let slots: Vec<AtomicU64> = (0..len)
+                        .map(|index| AtomicU64::new(if index == present { pte::PRESENT } else { !pte::PRESENT }))
+                        .collect();
+                    let mut work = Work::new(&table, budget);
+                    let ahead = len.min(present).min(budget as usize);
+                    assert_eq!(work.skip_absent(&slots), ahead);
+                    assert_eq!(work.budget, budget - ahead as u32);
+                    let behind = if present < len { len - 1 - present } else { len }.min(budget as usize);
+                    work.refill(budget);
+                    assert_eq!(work.skip_absent_back(&slots), behind);
+                    assert_eq!(work.budget, budget - behind as u32);
+                }
+            }
+        }
+    }
 }
