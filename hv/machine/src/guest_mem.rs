@@ -62,6 +62,84 @@ mod imp {
         };
         left
     }
+    /// Reads half a word; 0 when it was done.
+    ///
+    /// # Safety
+    /// As for the read of a word.
+    #[inline(always)]
+    unsafe fn guest_read_u32(src: *const u32, out: &mut u32) -> usize {
+        let (v, left): (u32, usize);
+        // SAFETY: as for a word.
+        unsafe {
+            core::arch::asm!(
+                "mov {l:e}, 1", "2: mov {v:e}, [{s}]", "xor {l:e}, {l:e}", "3:",
+                ".pushsection .ex_table, \"a\"", ".quad 2b, 3b", ".popsection",
+                v = out(reg) v, s = in(reg) src, l = out(reg) left, options(nostack, readonly)
+            )
+        };
+        *out = v;
+        left
+    }
+    /// Writes half a word; 0 when it was done.
+    ///
+    /// # Safety
+    /// As for the read of a word.
+    #[inline(always)]
+    unsafe fn guest_write_u32(dst: *mut u32, v: u32) -> usize {
+        let left: usize;
+        // SAFETY: as for a word.
+        unsafe {
+            core::arch::asm!(
+                "mov {l:e}, 1", "2: mov [{d}], {v:e}", "xor {l:e}, {l:e}", "3:",
+                ".pushsection .ex_table, \"a\"", ".quad 2b, 3b", ".popsection",
+                v = in(reg) v, d = in(reg) dst, l = out(reg) left, options(nostack)
+            )
+        };
+        left
+    }
+    /// Copies a small structure, a multiple of 4 bytes long; whether it was done.
+    #[inline(always)]
+    pub fn copy_in_small(dst: &mut [u8], at: u64) -> bool {
+        let (words, half) = dst.as_chunks_mut::<8>();
+        let end = at + 8 * words.len() as u64;
+        stac();
+        let mut done = words.iter_mut().enumerate().all(|(i, word)| {
+            let mut v = 0;
+            // SAFETY: as for `copy_in`, word by word.
+            let left = unsafe { guest_read_u64((at + 8 * i as u64) as *const u64, &mut v) };
+            *word = v.to_ne_bytes();
+            left == 0
+        });
+        if let Some(half) = half.first_chunk_mut::<4>()
+            && done
+        {
+            let mut v = 0;
+            // SAFETY: as for `copy_in`: the last 4 bytes.
+            done = unsafe { guest_read_u32(end as *const u32, &mut v) } == 0;
+            *half = v.to_ne_bytes();
+        }
+        clac();
+        done
+    }
+    /// The same to the guest.
+    #[inline(always)]
+    pub fn copy_out_small(at: u64, src: &[u8]) -> bool {
+        let (words, half) = src.as_chunks::<8>();
+        let end = at + 8 * words.len() as u64;
+        stac();
+        let mut done = words.iter().enumerate().all(|(i, word)| {
+            // SAFETY: as for `copy_out`, word by word.
+            unsafe { guest_write_u64((at + 8 * i as u64) as *mut u64, u64::from_ne_bytes(*word)) == 0 }
+        });
+        if let Some(half) = half.first_chunk::<4>()
+            && done
+        {
+            // SAFETY: as for `copy_out`: the last 4 bytes.
+            done = unsafe { guest_write_u32(end as *mut u32, u32::from_ne_bytes(*half)) } == 0;
+        }
+        clac();
+        done
+    }
     pub fn copy_in(dst: &mut [u8], at: u64) -> usize {
         stac();
         // SAFETY: `dst` is ours; the source was checked to lie outside the hypervisor, and a fault comes
@@ -132,6 +210,12 @@ mod imp {
     pub fn zero(_: u64, len: usize) -> usize {
         len
     }
+    pub fn copy_in_small(_: &mut [u8], _: u64) -> bool {
+        false
+    }
+    pub fn copy_out_small(_: u64, _: &[u8]) -> bool {
+        false
+    }
     pub fn write_words(_: u64, _: &[u64]) -> bool {
         false
     }
@@ -162,17 +246,31 @@ pub fn copy_out(at: GuestAddr, src: &[u8]) -> Result<(), Fault> {
 pub fn zero(at: GuestAddr, len: usize) -> Result<(), Fault> {
     if access_ok(at, len) && imp::zero(at.0, len) == 0 { Ok(()) } else { Err(Fault) }
 }
+/// Whether a structure of `len` bytes is copied in a straight line of words rather than in a loop.
+const fn is_small(len: usize) -> bool {
+    len <= 64 && len.is_multiple_of(4)
+}
 /// Reads a structure from the guest.
 #[inline]
 pub fn read<T: FromBytes + IntoBytes>(at: GuestAddr) -> Result<T, Fault> {
     let mut v = T::new_zeroed();
-    copy_in(v.as_mut_bytes(), at)?;
+    if const { !is_small(size_of::<T>()) } {
+        copy_in(v.as_mut_bytes(), at)?;
+    } else if !access_ok(at, size_of::<T>()) || !imp::copy_in_small(v.as_mut_bytes(), at.0) {
+        return Err(Fault);
+    }
     Ok(v)
 }
 /// Writes a structure to the guest.
 #[inline]
 pub fn write<T: IntoBytes + zerocopy::Immutable>(at: GuestAddr, v: &T) -> Result<(), Fault> {
-    copy_out(at, v.as_bytes())
+    if const { !is_small(size_of::<T>()) } {
+        copy_out(at, v.as_bytes())
+    } else if access_ok(at, size_of::<T>()) && imp::copy_out_small(at.0, v.as_bytes()) {
+        Ok(())
+    } else {
+        Err(Fault)
+    }
 }
 /// Reads element `i` of an array.
 #[inline]

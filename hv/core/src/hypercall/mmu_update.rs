@@ -46,7 +46,7 @@ impl Batch {
         let mut result = Ok(0);
         let mut i = 0;
         while self.left > 0 {
-            if i > 0 && i % 16 == 0 && (i >= BATCH || should_yield(cur)) {
+            if i > 0 && i % 64 == 0 && (i >= BATCH || should_yield(cur)) {
                 result = Err(Stop::Retry);
                 break;
             }
