@@ -6,6 +6,7 @@ use super::{Domain, Vcpu, find};
 use crate::event::{Delivery, Route, SharedBits, Side};
 use alloc::sync::Arc;
 use core::mem::offset_of;
+use hv_machine::x86_64::percpu;
 use shared_abi::xen::SharedInfo;
 use shared_abi::{Errno, Port};
 
@@ -104,7 +105,10 @@ impl Vcpu {
         if self.blocked.load(SeqCst) & pause::BLOCKED != 0 {
             self.unblock(pause::BLOCKED);
         }
-        self.kick();
+        // The CPU that runs it looks for an upcall whenever it enters the guest.
+        if self.running_on.load(SeqCst) != percpu::cpu_id() as u32 {
+            self.kick();
+        }
     }
 }
 

@@ -65,9 +65,11 @@ fn events() -> Result<(), &'static str> {
     let there = EventChannel::bind_interdomain(shared_abi::DomId(SELF as u16), here.port()).map_err(|_| no)?;
     row("evtchn_send with upcall", 1, || {
         fill_one(u64::from(there.port().0));
-        call(nr::EVENT_CHANNEL_OP, [4, buffer(0), 0, 0, 0])
+        let r = call(nr::EVENT_CHANNEL_OP, [4, buffer(0), 0, 0, 0]);
+        // Clears the pending bit: the next send is a new event.
+        let _ = here.take_pending();
+        r
     })?;
-    let _ = here.take_pending();
     row("evtchn alloc + close", 1, || {
         fill_one(SELF as u64 | (SELF as u64) << 16);
         let r = call(nr::EVENT_CHANNEL_OP, [6, buffer(0), 0, 0, 0]);
