@@ -21,6 +21,9 @@ fn max_order(dom: &Domain) -> u32 {
     if dom.control { 18 } else { 9 }
 }
 
+/// Frames that no domain gets: 2 MiB, for the hypervisor's own small objects.
+const RESERVE: u64 = 512;
+
 /// `memory_op(cmd, arg)`.
 pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let (cmd, start) = (a[0] as u32 & 63, a[0] >> MEMOP_EXTENT_SHIFT);
@@ -130,7 +133,8 @@ fn increase(dom: &Arc<Domain>, r: &MemoryReservation, i: u64, populate: bool) ->
     if dom.dying.load(core::sync::atomic::Ordering::SeqCst) {
         return Err(Errno::EINVAL.into());
     }
-    if !dom.memory.charge(n) {
+    // The hypervisor's heap must always be able to grow.
+    if frames().free_frames() < n + RESERVE || !dom.memory.charge(n) {
         return Err(Errno::ENOMEM.into());
     }
     let mfn = frames().populate(dom.id, r.extent_order, limit(r.mem_flags)).inspect_err(|_| dom.memory.credit(n))?;

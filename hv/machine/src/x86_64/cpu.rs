@@ -86,9 +86,9 @@ pub fn xcr0_all() -> u64 {
     XCR0_ALL.load(Relaxed)
 }
 
-/// Turns on this CPU's features. The BSP's call decides; an AP that lacks what the BSP has can't
+/// Turns on this CPU's features; `stack` is the end of a stack of its own. The BSP's call decides; an AP that lacks what the BSP has can't
 /// be told from one that has it by guests, so it is an error (the caller leaves that CPU out).
-pub fn init() -> Result<(), &'static str> {
+pub(super) fn init(stack: u64) -> Result<(), &'static str> {
     let l1 = cpuid(1, 0);
     let l7 = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Cpuid::default() };
     let need = |ok: bool, what| if ok { Ok(()) } else { Err(what) };
@@ -130,7 +130,12 @@ pub fn init() -> Result<(), &'static str> {
         unsafe extern "C" {
             fn syscall_entry();
             fn syscall32_entry();
+            fn sysenter_entry();
         }
+        // sysenter takes its stack from here for the one instruction before it is exchanged.
+        wrmsr(msr::SYSENTER_CS, 0xe008);
+        wrmsr(msr::SYSENTER_EIP, sysenter_entry as *const () as u64);
+        wrmsr(msr::SYSENTER_ESP, stack);
         wrmsr(msr::EFER, rdmsr(msr::EFER) | 1);
         // sysret: cs = 0xe023 + 16 = FLAT_RING3_CS64, ss = 0xe02b; syscall: cs = 0xe008, ss = 0xe010.
         wrmsr(msr::STAR, 0xe023_u64 << 48 | 0xe008_u64 << 32);

@@ -24,8 +24,8 @@ pub mod window {
     pub const STACK: usize = 40;
     /// Pages of the run loop's stack.
     pub const STACK_PAGES: usize = 8;
-    /// One-page stacks of NMI, double fault and machine check.
-    pub const IST: [usize; 3] = [50, 52, 54];
+    /// One-page stacks of NMI, double fault, machine check and debug trap.
+    pub const IST: [usize; 4] = [50, 52, 54, 56];
     /// The block below.
     pub const BLOCK: usize = 60;
 }

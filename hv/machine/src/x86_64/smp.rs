@@ -26,7 +26,7 @@ pub unsafe fn init_bsp(alloc: &mut dyn FnMut() -> u64) -> Result<(), &'static st
         desc::load(0);
         percpu::load(0);
     }
-    cpu::init()?;
+    cpu::init(percpu::window_addr(0, window::STACK + window::STACK_PAGES))?;
     apic::init(true)?;
     // SAFETY: rewrites the block with the id now known; nothing has used it.
     unsafe { percpu::init_block(0, apic::id(), l1) };
@@ -76,7 +76,7 @@ extern "C" fn hv_ap_start() -> ! {
         desc::load(n);
         percpu::load(n);
     }
-    if cpu::init().is_err() || apic::init(false).is_err() {
+    if cpu::init(percpu::window_addr(n, window::STACK + window::STACK_PAGES)).is_err() || apic::init(false).is_err() {
         cpu::halt_forever();
     }
     let main = AP_MAIN.load(SeqCst);

@@ -32,6 +32,7 @@ pub(super) unsafe fn init_idt() {
                 2 => 1,
                 8 => 2,
                 18 => 3,
+                1 => 4,
                 _ => 0,
             };
             let kind: u64 = 0x8e | dpl << 5;
@@ -81,17 +82,18 @@ extern "C" fn host_trap(f: &mut HostFrame) {
         f.rip = *fixup;
         return;
     }
-    if f.vector == 1 {
-        // A guest's breakpoint on an address the hypervisor read for it.
-        f.rflags |= 1 << 16;
-        return;
-    }
     fatal(f)
 }
 
-/// NMI, double fault, machine check.
+/// NMI, double fault, machine check, and a debug trap in ring 0: a guest's breakpoint on an address that the
+/// hypervisor touched for it, or one that `mov ss` put off until the hypervisor was entered.
 #[unsafe(no_mangle)]
 extern "C" fn host_ist_trap(f: &mut HostFrame) {
+    if f.vector == 1 {
+        // Not again at this instruction, and no single steps through the hypervisor.
+        f.rflags = f.rflags & !(1 << 8) | 1 << 16;
+        return;
+    }
     if f.vector == 2 {
         NMI.store(true, SeqCst);
         return;

@@ -206,6 +206,30 @@ host_common:
     add rsp, 8
     iretq
 
+# #DB may come at the first instruction of `syscall_entry`, when rsp is still the guest's: a guest puts
+# `mov ss` on a watched address before its `syscall` (CVE-2018-8897). So it has a stack of its own, and a frame
+# that came from ring 3 is moved to the guest's block.
+    .balign 16
+debug_common:
+    test byte ptr [rsp + 16], 3
+    jz ist_common
+    swapgs
+    mov gs:[PC_SCRATCH], rax
+    mov rax, rsp
+    mov rsp, gs:[PC_REGS_END]
+    push [rax + 40]
+    push [rax + 32]
+    push [rax + 24]
+    push [rax + 16]
+    push [rax + 8]
+    push [rax]
+    mov rax, gs:[PC_SCRATCH]
+    PUSH_GPRS
+    mov eax, 1
+    push 2
+    popfq
+    LEAVE_GUEST
+
 # NMI, #DF and #MC have stacks of their own, and may come at any instruction, between a swapgs and
 # an iretq too: they find the per-CPU block in the stack's first word, not in GS.
     .balign 16
@@ -244,6 +268,8 @@ stub_\n:
     mov dword ptr [rsp + 4], \n
     .if (\n == 2) || (\n == 8) || (\n == 18)
     jmp ist_common
+    .elseif \n == 1
+    jmp debug_common
     .else
     jmp trap_common
     .endif
