@@ -27,8 +27,19 @@ pub enum What {
     All,
 }
 
-/// Does it.
+/// Does it. The caller's own CPU is always among those that flush.
+#[inline]
 pub fn flush(dom: &Domain, whom: Whom, what: What) {
+    if whom != Whom::Local {
+        flush_others(dom, whom);
+    }
+    match what {
+        What::Page(va) => cpu::invlpg(va),
+        What::All => tlb::flush_local(),
+    }
+}
+
+fn flush_others(dom: &Domain, whom: Whom) {
     let me = percpu::cpu_id();
     let mut cpus = 0u64;
     for v in dom.vcpus() {
@@ -42,13 +53,7 @@ pub fn flush(dom: &Domain, whom: Whom, what: What) {
             cpus |= 1 << on;
         }
     }
-    let local = whom == Whom::Local || whom == Whom::All || matches!(whom, Whom::Some(_));
     if cpus != 0 {
         tlb::flush(cpus);
-    }
-    match what {
-        What::Page(va) if local => cpu::invlpg(va),
-        What::All if local => tlb::flush_local(),
-        _ => {}
     }
 }
