@@ -3,6 +3,7 @@
 use super::call;
 use crate::domain::Current;
 use crate::error::{HcResult, Stop};
+use core::sync::atomic::Ordering::Relaxed;
 use hv_machine::guest_mem;
 use shared_abi::GuestAddr;
 use shared_abi::errno::Errno;
@@ -10,12 +11,15 @@ use shared_abi::xen::{MulticallEntry, hypercall as nr};
 
 /// Entries done before other work gets its turn.
 const BATCH: u64 = 64;
+/// Entries between two looks at the local APIC, which takes as long as a short call.
+const LOOK: u64 = 8;
 
 /// Runs the list; each entry's result goes into it.
 pub fn multicall(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let (list, count) = (GuestAddr(a[0]), a[1] & 0xffff_ffff);
     for i in 0..count {
-        if i > 0 && (i % BATCH == 0 || super::should_yield(cur)) {
+        let waits = || if i % LOOK == 0 { super::should_yield(cur) } else { cur.vcpu.attention.load(Relaxed) };
+        if i > 0 && (i % BATCH == 0 || waits()) {
             *a = [guest_mem::offset::<MulticallEntry>(list, i)?.0, count - i, 0, 0, 0, 0];
             return Err(Stop::Retry);
         }
