@@ -8,11 +8,13 @@
 #[allow(unsafe_code, dead_code, reason = "the raw call is what is measured")]
 #[path = "../../conformance/src/raw.rs"]
 mod raw;
+#[allow(unsafe_code, reason = "the counter since power-on is not Xen's time, which starts at its boot")]
+mod tsc;
 
 use guest_kernel::events::EventChannel;
 use guest_kernel::grants::SharedPage;
-use guest_kernel::share::GrantedPage;
 use guest_kernel::memory::{Pages, m2p};
+use guest_kernel::share::GrantedPage;
 use guest_kernel::time::Instant;
 use guest_kernel::{System, println};
 use raw::{buffer, call, fill, nr, word};
@@ -28,6 +30,7 @@ const ROUNDS: u64 = 256;
 
 guest_kernel::main! {
     async fn main(_sys: System) {
+        println!("time power-on to dom0's first line: {}", tsc::read());
         if let Err(what) = run() {
             println!("bench failed: {what}");
         }
@@ -62,7 +65,8 @@ fn run() -> Result<(), &'static str> {
 fn events() -> Result<(), &'static str> {
     let no = "an event channel was refused";
     let here = EventChannel::alloc_unbound(shared_abi::DomId(SELF as u16)).map_err(|_| no)?;
-    let there = EventChannel::bind_interdomain(shared_abi::DomId(SELF as u16), here.port()).map_err(|_| no)?;
+    let there =
+        EventChannel::bind_interdomain(shared_abi::DomId(SELF as u16), here.port()).map_err(|_| no)?;
     row("evtchn_send with upcall", 1, || {
         fill_one(u64::from(there.port().0));
         let r = call(nr::EVENT_CHANNEL_OP, [4, buffer(0), 0, 0, 0]);
