@@ -42,6 +42,10 @@ impl SharedBits for Domain {
     fn test_and_set_upcall_pending(&self, vcpu: u32) -> bool {
         self.vcpu(vcpu).is_none_or(|v| v.info.set_pending())
     }
+    #[inline]
+    fn tell(&self, vcpu: u32, word: u32) -> bool {
+        self.vcpu(vcpu).is_some_and(|v| v.info.tell(word))
+    }
     fn upcall_deliverable(&self, vcpu: u32) -> bool {
         self.vcpu(vcpu).is_some_and(|v| v.info.deliverable())
     }

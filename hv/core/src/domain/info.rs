@@ -97,6 +97,13 @@ impl InfoSlot {
     pub fn set_selector(&self, bit: u32) -> bool {
         self.place().is_none_or(|(p, at)| p.or_u64(at + SEL, 1 << bit) & 1 << bit != 0)
     }
+    /// Sets a bit of the selector word, then marks an upcall pending; says whether neither was set before.
+    #[inline]
+    pub fn tell(&self, bit: u32) -> bool {
+        self.place().is_some_and(|(p, at)| {
+            p.or_u64(at + SEL, 1 << bit) & 1 << bit == 0 && p.swap_u8(at + PENDING, 1) == 0
+        })
+    }
     /// Whether upcalls are masked.
     #[inline]
     pub fn upcalls_masked(&self) -> bool {

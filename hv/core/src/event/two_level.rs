@@ -29,6 +29,11 @@ pub trait SharedBits {
     fn test_and_set_selector(&self, vcpu: u32, word: u32) -> bool;
     /// Sets the vcpu's `evtchn_upcall_pending`; returns its former value.
     fn test_and_set_upcall_pending(&self, vcpu: u32) -> bool;
+    /// Sets bit `word` of the vcpu's selector, then its `evtchn_upcall_pending`; true when both were clear.
+    #[inline]
+    fn tell(&self, vcpu: u32, word: u32) -> bool {
+        !self.test_and_set_selector(vcpu, word) && !self.test_and_set_upcall_pending(vcpu)
+    }
     /// Whether the vcpu has an upcall pending that it does not mask
     /// (`evtchn_upcall_pending` and not `evtchn_upcall_mask`).
     fn upcall_deliverable(&self, vcpu: u32) -> bool;
@@ -53,9 +58,7 @@ impl Ports {
         if bits.test_and_set_pending(port.0) {
             return Delivery::default();
         }
-        let told = !bits.is_masked(port.0)
-            && !bits.test_and_set_selector(vcpu, port.0 / 64)
-            && !bits.test_and_set_upcall_pending(vcpu);
+        let told = !bits.is_masked(port.0) && bits.tell(vcpu, port.0 / 64);
         Delivery { kick: told.then_some(vcpu), polled: self.pollers.any() }
     }
 
@@ -89,8 +92,7 @@ impl Ports {
         let vcpu = self.channel(port)?.vcpu;
         let told = bits.test_and_clear_mask(port.0)
             && bits.is_pending(port.0)
-            && !bits.test_and_set_selector(vcpu, port.0 / 64)
-            && !bits.test_and_set_upcall_pending(vcpu);
+            && bits.tell(vcpu, port.0 / 64);
         Ok(Delivery { kick: told.then_some(vcpu), polled: false })
     }
 }

@@ -23,12 +23,13 @@ pub fn other_domain(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 }
 
 fn update(cur: &mut Current<'_>, va: u64, entry: u64, flags: u64, of: DomId) -> HcResult {
+    let frames = frames();
     cur.cx.work.refill(Work::BUDGET);
-    frames().settle(&mut cur.cx.work)?;
+    frames.settle(&mut cur.cx.work)?;
     let root = cur.cx.kernel_root.as_ref().ok_or(Errno::EINVAL)?;
-    let (table, index) = frames().find_l1(root, cur.dom.id, va).ok_or(Errno::EINVAL)?;
+    let (table, index) = frames.find_l1(root, cur.dom.id, va).ok_or(Errno::EINVAL)?;
     let work = &mut cur.cx.work;
-    let done = with_rights(cur.dom, of, |r| frames().update_entry(&table, index, entry, Store::Set, r, work));
+    let done = with_rights(cur.dom, of, |r| frames.update_entry(&table, index, entry, Store::Set, r, work));
     table.release(work);
     done?;
     let what = match flags & UVMF_FLUSHTYPE_MASK {

@@ -289,6 +289,7 @@ impl FrameTable {
 
     /// The L1 table and index that translate `address` under `root`, found in checked tables of the same
     /// domain. `None` where a level is missing, or the address is the hypervisor's or not canonical.
+    #[inline]
     pub fn find_l1(&self, root: &Frame<'_, L4>, owner: DomId, address: u64) -> Option<(Table<'_>, usize)> {
         let canonical = (address as i64) << 16 >> 16 == address as i64;
         if !canonical || is_hv_slot(4, pte::index(address, 4)) {
