@@ -12,9 +12,10 @@ use core::sync::atomic::{AtomicU32, Ordering::*};
 /// Ranks, outermost first.
 #[allow(missing_docs)]
 pub mod rank {
+    /// A vcpu's context: held by the CPU that runs it for as long as it does, so under everything else.
+    pub const VCPU: u8 = 5;
     pub const DOMAIN_LIST: u8 = 10;
     pub const DOMAIN: u8 = 20;
-    pub const VCPU: u8 = 25;
     pub const GRANT: u8 = 30;
     pub const MAPTRACK: u8 = 35;
     pub const EVENT: u8 = 40;

@@ -18,7 +18,22 @@ pub mod tlb;
 pub mod traps;
 pub mod uart;
 
+// Bytes of the stack that boot begins on: unoptimised code moves the loader's account about a lot.
+#[cfg(debug_assertions)]
+macro_rules! bsp_stack {
+    () => {
+        ".set BSP_STACK, 524288"
+    };
+}
+#[cfg(not(debug_assertions))]
+macro_rules! bsp_stack {
+    () => {
+        ".set BSP_STACK, 65536"
+    };
+}
+
 core::arch::global_asm!(
+    bsp_stack!(),
     include_str!("asm/boot.s"),
     include_str!("asm/entry.s"),
     include_str!("asm/usercopy.s"),

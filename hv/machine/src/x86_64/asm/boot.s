@@ -159,7 +159,7 @@ high_start:
 
     .section .bss.bsp_stack, "aw", @nobits
     .balign 4096
-    .fill 65536, 1, 0
+    .fill BSP_STACK, 1, 0
 bsp_stack_top:
 
 # The AP trampoline, copied to a page below 1 MiB. Real mode; cs = page >> 4.
