@@ -6,6 +6,7 @@ mod library_os;
 mod on_xen;
 mod services;
 mod shell;
+mod web;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
@@ -28,6 +29,9 @@ const ALL: &[Scenario] = &[
     ("services::hello_on_oxen", services::hello_on_oxen),
     ("services::hello_on_xen", services::hello_on_xen),
     ("services::cable_pulled", services::cable_pulled),
+    ("services::web_serves_files", web::serves_files),
+    ("services::web_on_xen", web::on_xen),
+    ("services::web_frames", web::frames),
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
     ("shell::bad_configurations", shell::bad_configurations),

@@ -62,7 +62,7 @@ pub fn cable_pulled(lab: &mut Lab) -> Result<()> {
 }
 
 /// A free port of the host for each service in `names`.
-fn forwards(names: &[&str]) -> Result<Vec<Forward>> {
+pub(super) fn forwards(names: &[&str]) -> Result<Vec<Forward>> {
     let mut asked = Vec::new();
     for name in names {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -74,7 +74,7 @@ fn forwards(names: &[&str]) -> Result<Vec<Forward>> {
 }
 
 /// What `service` serves at `path`, waiting until it answers at all.
-fn fetch(machine: &Machine, service: &str, path: &str) -> Result<String> {
+pub(super) fn fetch(machine: &Machine, service: &str, path: &str) -> Result<String> {
     let until = Instant::now() + PATIENCE;
     loop {
         match curl(machine, service, path) {
@@ -88,7 +88,7 @@ fn fetch(machine: &Machine, service: &str, path: &str) -> Result<String> {
 }
 
 /// What `service` serves at `path`.
-fn curl(machine: &Machine, service: &str, path: &str) -> Result<String> {
+pub(super) fn curl(machine: &Machine, service: &str, path: &str) -> Result<String> {
     let url = format!("http://127.0.0.1:{}{path}", machine.port(service)?);
     cmd::output(cmd::program("curl").args(["--silent", "--show-error", "--fail", "--max-time", "20", &url]))
 }
