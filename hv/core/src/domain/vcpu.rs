@@ -96,7 +96,7 @@ pub struct Context {
     pub traps: Box<[TrapInfo; 256]>,
     /// `CALLBACKTYPE_event`.
     pub event: u64,
-    /// `CALLBACKTYPE_failsafe`.
+    /// `CALLBACKTYPE_failsafe`: kept and told, not entered (a selector that can't be loaded becomes null here).
     pub failsafe: Callback,
     /// `CALLBACKTYPE_syscall`.
     pub syscall: Callback,

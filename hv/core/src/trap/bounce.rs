@@ -1,8 +1,8 @@
 //! Entering the guest's kernel: an exception, a system call or an upcall becomes a frame on the
 //! kernel's stack, as the CPU itself would make one.
 //!
-//! The frame's layout is the PV ABI's (arch-x86/xen-x86_64.h, and what kernels pop): rcx, r11, then for
-//! the failsafe callback ds es fs gs, then an error code if there is one, rip, cs with the saved event
+//! The frame's layout is the PV ABI's (arch-x86/xen-x86_64.h, and what kernels pop): rcx, r11, then an
+//! error code if there is one, rip, cs with the saved event
 //! mask in bits 32–39, rflags with IF telling that mask, rsp, ss. Kernel context shows as RPL 0 in cs.
 
 use crate::domain::Current;
@@ -26,7 +26,6 @@ struct Entry {
     rip: u64,
     mask_events: bool,
     error_code: Option<u32>,
-    segments: bool,
 }
 
 /// Gives the guest an exception, through its trap table.
@@ -35,7 +34,7 @@ pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> 
     if t.address == 0 {
         return Err(CannotEnter("exception without a handler"));
     }
-    enter(cur, Entry { rip: t.address, mask_events: t.masks_events(), error_code, segments: false })
+    enter(cur, Entry { rip: t.address, mask_events: t.masks_events(), error_code })
 }
 
 /// Gives the guest a page fault: the address goes into vcpu_info's arch.cr2.
@@ -51,7 +50,7 @@ pub fn callback(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
     if c.address == 0 {
         return Err(CannotEnter("system call without a handler"));
     }
-    enter(cur, Entry { rip: c.address, mask_events: c.mask_events, error_code: None, segments: false })
+    enter(cur, Entry { rip: c.address, mask_events: c.mask_events, error_code: None })
 }
 
 /// The event upcall.
@@ -60,23 +59,14 @@ pub fn upcall(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     if rip == 0 {
         return Err(CannotEnter("event without an upcall handler"));
     }
-    enter(cur, Entry { rip, mask_events: true, error_code: None, segments: false })
-}
-
-/// The failsafe callback: the guest's registers could not be returned to.
-pub fn failsafe(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
-    let c = cur.cx.failsafe;
-    if c.address == 0 {
-        return Err(CannotEnter("state that can't be returned to, and no failsafe callback"));
-    }
-    enter(cur, Entry { rip: c.address, mask_events: c.mask_events, error_code: None, segments: true })
+    enter(cur, Entry { rip, mask_events: true, error_code: None })
 }
 
 /// A non-maskable interrupt.
 pub fn nmi(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     let rip = cur.cx.nmi;
     cur.cx.nmi_masked = true;
-    enter(cur, Entry { rip, mask_events: false, error_code: None, segments: false })
+    enter(cur, Entry { rip, mask_events: false, error_code: None })
 }
 
 fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
@@ -100,9 +90,9 @@ fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
     if cur.dom.architectural_iopl() {
         flags |= u64::from(cur.cx.iopl) << 12;
     }
-    // From the top down: ss, rsp, rflags, cs, rip, error code, segments, r11, rcx.
-    let mut frame = [0u64; 12];
-    let mut n = 12;
+    // From the top down: ss, rsp, rflags, cs, rip, error code, r11, rcx.
+    let mut frame = [0u64; 8];
+    let mut n = 8;
     let mut push = |v| {
         n -= 1;
         frame[n] = v;
@@ -112,12 +102,6 @@ fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
     }
     if let Some(code) = e.error_code {
         push(code.into());
-    }
-    if e.segments {
-        let s = hv_machine::vcpu::read_selectors();
-        for v in [s.gs, s.fs, s.es, s.ds] {
-            push(v.into());
-        }
     }
     push(from.r11);
     push(from.rcx);

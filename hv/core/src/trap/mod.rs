@@ -49,7 +49,11 @@ fn rare(cur: &mut Current<'_>, why: u32) -> Result<(), CannotEnter> {
             let c = cur.cx.syscall32;
             if c.address == 0 { bounce::exception(cur, 13, Some(0)) } else { bounce::callback(cur, c) }
         }
-        exit::BAD_RETURN => bounce::failsafe(cur),
+        // The registers that the guest asked for can't be had: the fault is its own, where it wanted to be.
+        exit::BAD_RETURN => {
+            let vector = cur.cx.cpu.regs().vector();
+            bounce::exception(cur, vector as u8, Some(error))
+        }
         // #DB: the status goes into the guest's DR6.
         1 => {
             cur.cx.cpu.dr[4] |= cpu::take_dr6() & 0xe00f;
@@ -71,14 +75,24 @@ fn rare(cur: &mut Current<'_>, why: u32) -> Result<(), CannotEnter> {
     }
 }
 
+/// RFLAGS.RF.
+const RF: u64 = 1 << 16;
+
 fn general_protection(cur: &mut Current<'_>, error: u32) -> Result<(), CannotEnter> {
     // `int n`: the gate is the hypervisor's and closed to ring 3; the guest's table says whether it is open.
     if error & 7 == 2 {
         let vector = (error >> 3) as usize & 255;
-        let dpl = cur.cx.traps[vector].dpl();
-        if cur.cx.traps[vector].address != 0 && (dpl == 3 || cur.cx.kernel_mode) {
+        // The privilege that a PV kernel has in its own eyes.
+        let cpl = match cur.cx.kernel_mode {
+            true if cur.dom.architectural_iopl() => 0,
+            true => 1,
+            false => 3,
+        };
+        if cur.cx.traps[vector].dpl() >= cpl {
             let r = cur.cx.cpu.regs_mut();
             r.rip = r.rip.wrapping_add(2);
+            // The fault's; an instruction that is done leaves none.
+            r.rflags &= !RF;
             return bounce::exception(cur, vector as u8, None);
         }
         return bounce::exception(cur, 13, Some(error));

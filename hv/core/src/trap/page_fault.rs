@@ -25,8 +25,8 @@ pub fn handle(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
         }
         return super::after(cur, out, 14, None);
     }
-    // The guest may not learn from a fault's P bit what the hypervisor has mapped.
-    let error = if access_ok(GuestAddr(address), 1) { error } else { error & !PRESENT };
+    // The guest may not learn from a fault's P bit what the hypervisor has mapped: all of its range.
+    let error = if access_ok(GuestAddr(address), 0) { error } else { error | PRESENT };
     bounce::page_fault(cur, address, error)
 }
 

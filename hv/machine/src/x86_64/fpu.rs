@@ -33,7 +33,7 @@ impl FpuState {
         if area.is_null() {
             handle_alloc_error(layout);
         }
-        let mut f = FpuState { area, len, xcr0: 1 };
+        let mut f = FpuState { area, len, xcr0: 3 };
         f.bytes_mut()[0..2].copy_from_slice(&0x037f_u16.to_le_bytes());
         f.bytes_mut()[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
         f

@@ -117,15 +117,15 @@ guest_iret:
     EX_TABLE guest_iret, bad_iret
 
 # The guest's iret frame was refused (its cs, ss or rip). GS is the guest's here and the frame
-# still stands above; only the slots below rip were overwritten by the fault's own frame.
+# still stands above; only the slots below rip were overwritten by the fault's own frame, whose
+# last word, at the next 16-byte border, is its error code and vector.
 bad_iret:
     swapgs
     mov gs:[PC_SCRATCH], rax
     mov rax, gs:[PC_REGS_END]
     lea rsp, [rax - 40]
+    push [rax - 96]
     mov rax, gs:[PC_SCRATCH]
-    push 0
-    mov dword ptr [rsp + 4], VEC_BAD_IRET
     PUSH_GPRS
     mov eax, VEC_BAD_IRET
     LEAVE_GUEST
