@@ -2,6 +2,8 @@
 
 mod boot;
 mod conformance;
+mod enemy;
+mod kv;
 mod library_os;
 mod on_xen;
 mod services;
@@ -32,6 +34,10 @@ const ALL: &[Scenario] = &[
     ("services::web_serves_files", web::serves_files),
     ("services::web_on_xen", web::on_xen),
     ("services::web_frames", web::frames),
+    ("services::kv_commands", kv::commands),
+    ("services::kv_survives_power_cut", kv::survives_power_cut),
+    ("services::kv_survives_destroy", kv::survives_destroy),
+    ("enemy::triple_faults", |lab| enemy::attack(lab, "triple")),
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
     ("shell::bad_configurations", shell::bad_configurations),

@@ -42,7 +42,7 @@ fn guest_comes_and_goes(lab: &mut Lab, built: &Built) -> Result<()> {
 }
 
 /// The machine's free memory as `xl info` tells.
-fn free_memory(machine: &mut Machine) -> Result<String> {
+pub(super) fn free_memory(machine: &mut Machine) -> Result<String> {
     machine.type_line("xl info")?;
     let line = machine.wait_for("free_memory ")?;
     machine.wait_for_prompt(PROMPT)?;
