@@ -37,6 +37,8 @@ const ALL: &[Scenario] = &[
     ("services::kv_commands", kv::commands),
     ("services::kv_survives_power_cut", kv::survives_power_cut),
     ("services::kv_survives_destroy", kv::survives_destroy),
+    ("enemy::exhausts", |lab| enemy::attack(lab, "exhaust")),
+    ("enemy::spins", |lab| enemy::attack(lab, "spin")),
     ("enemy::triple_faults", |lab| enemy::attack(lab, "triple")),
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
