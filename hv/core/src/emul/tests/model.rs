@@ -167,7 +167,7 @@ impl Cpu for Model {
     }
     fn write(&mut self, va: u64, buf: &[u8]) -> Result<(), Fault> {
         assert!(crate::emul::guest_range(va, buf.len()));
-        if va + buf.len() as u64 > self.read_only_from {
+        if va.saturating_add(buf.len() as u64) > self.read_only_from {
             return Err(Fault { address: va.max(self.read_only_from), error_code: 7 });
         }
         self.put(va, buf);
