@@ -96,7 +96,8 @@ pub fn read<C: Cpu>(cpu: &mut C, msr: u32) -> Result<u64, Stop> {
         MCG_CAP => Ok(MCG_BANKS),
         _ if bank_control(msr) => Ok(u64::MAX),
         _ if machine_check(msr) || performance_counter(vendor, msr) => Ok(0),
-        K8_HWCR | K8_NB_CFG | K8_PSTATE_LIMIT..=K8_PSTATE7 if vendor == Vendor::Amd => Ok(0),
+        K8_HWCR | K8_PSTATE_LIMIT..=K8_PSTATE7 if vendor == Vendor::Amd => Ok(0),
+        K8_NB_CFG => host(cpu, K8_NB_CFG),
         // The memory map's registers, which a hardware domain looks at for its size.
         K8_SYSCFG | K8_IORR_BASE0..=K8_TOP_MEM1 | K8_TOP_MEM2 | K8_TSEG_BASE | K8_TSEG_MASK
             if vendor == Vendor::Amd && cpu.hardware_domain() =>
@@ -146,7 +147,8 @@ pub fn write<C: Cpu>(cpu: &mut C, msr: u32, value: u64) -> Result<(), Stop> {
             }
         }
         _ if machine_check(msr) && msr > P5_MC_TYPE || performance_counter(vendor, msr) => Ok(()),
-        K8_HWCR | K8_NB_CFG | K8_PSTATE_LIMIT..=K8_PSTATE7 | K8_DE_CFG if vendor == Vendor::Amd => Ok(()),
+        K8_HWCR | K8_PSTATE_LIMIT..=K8_PSTATE7 | K8_DE_CFG if vendor == Vendor::Amd => Ok(()),
+        K8_NB_CFG => Ok(()),
         // The low 12 bits are the page's number; there is one page.
         HYPERCALL_PAGE if value & 0xfff == 0 => {
             cpu.install_hypercall_page(value >> 12).map_err(control_error)

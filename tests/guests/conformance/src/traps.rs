@@ -148,7 +148,10 @@ fn tell(name: &str) {
         return;
     }
     let show = |what: &str, value: u64| answer(format_args!("  {what}"), value.cast_signed());
-    show("error code", noted(1));
+    // Whether its own memory is mapped at this moment is the hypervisor's affair (Xen's differs with the
+    // processor's flaws): no word of a fault's P bit there.
+    let hidden = u64::from(name.contains("the hypervisor's memory"));
+    show("error code", noted(1) & !hidden);
     show("cs", noted(3));
     show("rflags", noted(4) & !ARITHMETIC);
     show("ss", noted(6));
@@ -232,7 +235,6 @@ fn exceptions() {
     ask_value!("dr6 after it", "mov rax, dr6" ; 0, 0, 0);
     ask!("hlt", "hlt");
     ask!("syscall of nothing", "mov eax, 63", "syscall");
-    ask!("sysenter", "sysenter");
     ask!("int 0x82", "int 0x82");
 }
 
@@ -254,9 +256,9 @@ fn faults() {
         run!("mov [rcx], al" ; 0, address, 0);
         tell(name);
         run!("sub rcx, rsp", "mov al, [rsp + rcx]" ; 0, address, 0);
-        tell("by the stack's segment");
+        tell(name);
         run!("jmp rcx" ; 0, address, 0);
-        tell("a jump");
+        tell(name);
     }
     for (name, selector) in [("null", 0), ("out of the table", 0xfff8), ("the hypervisor's", 0xe008), ("of no LDT", 0xc), ("code", 0xe033)] {
         run!("mov r10d, ds", "mov ds, ecx", "mov ds, r10d" ; 0, selector, 0);
@@ -465,6 +467,8 @@ fn user_mode() {
     user!("user: unmapped memory", "mov al, [0x10]");
     user!("user: the hypervisor's memory", "movabs al, [0xffff830000000000]");
     user!("user: int3", "int3");
+    // On Intel's; from a kernel it is the end, since the stack is not saved.
+    user!("user: sysenter", "sysenter");
     fill(&[15, 0, 0]);
     answer(format_args!("no table for the user"), call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0]));
 }
