@@ -10,8 +10,6 @@ mod grants;
 #[allow(unsafe_code, reason = "the raw call is what is under test")]
 mod raw;
 mod tables;
-#[allow(unsafe_code, reason = "traps are raised on purpose, and handled in assembly")]
-mod traps;
 mod wild;
 
 use guest_kernel::{System, println};
@@ -22,7 +20,6 @@ guest_kernel::main! {
         events::ask();
         grants::ask();
         tables::ask();
-        traps::ask();
         println!("answers end");
     }
 }
