@@ -219,6 +219,8 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
             }
         };
         drop(stolen);
+        // The old frames are gone: a list that can't be written loses numbers, not frames.
+        let mut told = Ok(());
         for (e, block) in blocks.into_iter().enumerate() {
             let slot = chunk * out_per + e as u64;
             let gpfn: u64 = guest_mem::read_at(x.out.extent_start, slot).unwrap_or(INVALID_M2P_ENTRY);
@@ -229,10 +231,11 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
             for k in 0..1u64 << out_order {
                 frames().m2p_set(Mfn(mfn.0 + k), gpfn.wrapping_add(k));
             }
-            guest_mem::write_at(x.out.extent_start, slot, &mfn.0)?;
+            told = told.and(guest_mem::write_at(x.out.extent_start, slot, &mfn.0));
         }
         x.nr_exchanged += in_per;
         guest_mem::write(arg, &x)?;
+        told?;
         if x.nr_exchanged < x.r#in.nr_extents && should_yield(cur) {
             return Err(Stop::Retry);
         }
