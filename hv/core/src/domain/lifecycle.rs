@@ -8,7 +8,7 @@
 use super::events::raise_global_virq;
 use super::grants::{self, Grants, Limits};
 use super::vcpu::{Callback, pause};
-use super::{Context, Domain, Vcpu, insert, remove};
+use super::{Context, Domain, Vcpu, list};
 use crate::emul::cpuid::Policy;
 use crate::error::Stop;
 use crate::mm::{self, Account, frames, with_rights};
@@ -89,7 +89,8 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         cmos_index: AtomicU8::new(0),
         max_vcpus: spec.max_vcpus,
     });
-    if insert(dom.clone()) { Ok(dom) } else { Err(Errno::EEXIST) }
+    list::insert(dom.clone())?;
+    Ok(dom)
 }
 
 /// Makes the vcpus, all down (`XEN_DOMCTL_max_vcpus`).
@@ -213,7 +214,7 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
 /// The last step: a domain that has given everything back goes, once nobody maps a frame that it granted.
 pub fn finish(dom: &Domain) {
     if dom.relinquished.load(SeqCst) && dom.grants.table.lock().pinned() == 0 {
-        remove(dom.id);
+        list::remove(dom.id);
     }
 }
 

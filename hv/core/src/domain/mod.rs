@@ -9,6 +9,7 @@
 //! | `grants` | grant tables wired to domains |
 //! | `dom0` | building the first domain |
 //! | `lifecycle` | create, pause, shut down, destroy |
+//! | `list` | all domains, by number |
 
 pub mod current;
 pub mod dom0;
@@ -17,19 +18,20 @@ pub mod grants;
 pub mod info;
 mod kernel;
 pub mod lifecycle;
+mod list;
 pub mod vcpu;
 
 pub use current::Current;
+pub use list::{find, next_from};
 pub use vcpu::{Context, Vcpu};
 
 use crate::emul::cpuid::Policy;
 use crate::event;
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
 use hv_machine::frame::Shared;
-use hv_machine::lock::{Mutex, rank};
+use hv_machine::lock::Mutex;
 use shared_abi::DomId;
 use shared_abi::memory::E820Entry;
 use spin::Once;
@@ -100,31 +102,4 @@ impl Domain {
     pub fn architectural_iopl(&self) -> bool {
         self.assists.load(Relaxed) & 1 << shared_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL != 0
     }
-}
-
-static DOMAINS: Mutex<BTreeMap<u16, Arc<Domain>>> = Mutex::new(rank::DOMAIN_LIST, BTreeMap::new());
-
-/// A domain by number.
-pub fn find(id: DomId) -> Option<Arc<Domain>> {
-    DOMAINS.lock().get(&id.0).cloned()
-}
-
-/// The first domain from `id` on (`XEN_SYSCTL_getdomaininfolist`).
-pub fn next_from(id: DomId) -> Option<Arc<Domain>> {
-    DOMAINS.lock().range(id.0..).next().map(|(_, d)| d.clone())
-}
-
-/// Adds a domain to the list. False: the number is taken.
-pub(crate) fn insert(d: Arc<Domain>) -> bool {
-    let mut all = DOMAINS.lock();
-    if all.contains_key(&d.id.0) {
-        return false;
-    }
-    all.insert(d.id.0, d);
-    true
-}
-
-/// Takes a domain from the list.
-pub(crate) fn remove(id: DomId) -> Option<Arc<Domain>> {
-    DOMAINS.lock().remove(&id.0)
 }
