@@ -26,6 +26,7 @@ const ALL: &[Scenario] = &[
     ("boot::four_processors", boot::four_processors),
     ("boot::processor_max", boot::processor_max),
     ("conformance::answers_are_xens", conformance::answers_are_xens),
+    ("conformance::answers_are_xens_on_max", conformance::answers_are_xens_on_max),
     ("library_os::on_xen", library_os::on_xen),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("services::hello_on_oxen", services::hello_on_oxen),

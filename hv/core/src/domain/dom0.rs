@@ -48,6 +48,7 @@ pub fn policy(kind: Kind) -> Policy {
             let r = cpu::cpuid(leaf, subleaf);
             crate::emul::cpuid::Leaf { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
         },
+        cpu::try_rdmsr(crate::emul::msr::ARCH_CAPABILITIES).unwrap_or(0),
         kind,
     )
 }

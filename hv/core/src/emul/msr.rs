@@ -20,6 +20,8 @@ const UCODE_REV: u32 = 0x8b;
 const PLATFORM_INFO: u32 = 0xce;
 const MPERF: u32 = 0xe7;
 const APERF: u32 = 0xe8;
+/// What the processor says of its own flaws.
+pub const ARCH_CAPABILITIES: u32 = 0x10a;
 const MISC_FEATURES_ENABLES: u32 = 0x140;
 const MCG_CAP: u32 = 0x179;
 const MCG_CTL: u32 = 0x17b;
@@ -86,6 +88,7 @@ pub fn read<C: Cpu>(cpu: &mut C, msr: u32) -> Result<u64, Stop> {
         }
         PLATFORM_ID if vendor == Vendor::Intel => host(cpu, PLATFORM_ID),
         UCODE_REV if vendor != Vendor::Other => host(cpu, UCODE_REV),
+        ARCH_CAPABILITIES => cpu.policy().arch_capabilities().ok_or(Stop::Unhandled),
         // Locked, and no feature enabled.
         FEATURE_CONTROL if vendor == Vendor::Intel => Ok(1),
         PLATFORM_INFO | MISC_FEATURES_ENABLES | PERF_CAPABILITIES => Ok(0),

@@ -10,6 +10,9 @@ mod grants;
 #[allow(unsafe_code, reason = "the raw call is what is under test")]
 mod raw;
 mod tables;
+#[cfg(target_os = "none")]
+#[allow(unsafe_code, reason = "traps are raised on purpose, and handled in assembly")]
+mod traps;
 mod wild;
 
 use guest_kernel::{System, println};
@@ -20,6 +23,8 @@ guest_kernel::main! {
         events::ask();
         grants::ask();
         tables::ask();
+        #[cfg(target_os = "none")]
+        traps::ask();
         println!("answers end");
     }
 }

@@ -12,8 +12,10 @@ static BUFFER: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 /// The numbers of `__HYPERVISOR_*` in xen.h.
 #[allow(missing_docs)]
 pub mod nr {
+    pub const SET_TRAP_TABLE: usize = 0;
     pub const MMU_UPDATE: usize = 1;
     pub const SET_GDT: usize = 2;
+    pub const STACK_SWITCH: usize = 3;
     pub const SET_DEBUGREG: usize = 8;
     pub const GET_DEBUGREG: usize = 9;
     pub const UPDATE_DESCRIPTOR: usize = 10;

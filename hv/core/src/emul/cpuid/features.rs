@@ -3,7 +3,7 @@
 //! Source: cpufeatureset.h, the bits annotated `A` (all guests); those annotated for shadow- or
 //! hardware-assisted guests only (VME, PSE, PGE, MTRR, SMEP, SMAP, PCID, UMIP, VMX, x2APIC …) are
 //! not a PV guest's. Left out beyond that are the controls of speculation (IBRS, STIBP, SSBD,
-//! IBPB, ARCH_CAPS and what goes with them): they are promises about MSRs that [`msr`] does not
+//! IBPB and what goes with them; `flaws` has ARCH_CAPS): they are promises about MSRs that [`msr`] does not
 //! keep.
 //!
 //! [`msr`]: crate::emul::msr

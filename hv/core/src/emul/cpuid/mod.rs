@@ -10,6 +10,7 @@
 //! included, because Linux was written around those.
 
 mod features;
+mod flaws;
 mod hypervisor;
 mod update;
 mod xstate;
@@ -89,7 +90,10 @@ const ECX1_MONITOR: u32 = 1 << 3;
 const ECX1_OSXSAVE: u32 = 1 << 27;
 const ECX1_HYPERVISOR: u32 = 1 << 31;
 const EDX1_MTRR: u32 = 1 << 12;
+/// Of leaf 0x80000007.
 const EDX7_ITSC: u32 = 1 << 8;
+/// Of leaf 7.
+const EDX7_ARCH_CAPABILITIES: u32 = 1 << 29;
 /// The bits of leaf 1 EDX that AMD repeats in leaf 0x80000001 EDX.
 const COMMON_1D: u32 = 0x0183_f3ff;
 
@@ -102,6 +106,8 @@ pub struct Policy {
     monitor: Option<Leaf>,
     /// The hardware has MTRRs: a hardware domain's kernel is told, for `XENPF_add_memtype`.
     mtrr: bool,
+    /// `IA32_ARCH_CAPABILITIES` as a hardware domain reads it; zero: hidden.
+    arch_capabilities: u64,
     basic: [Leaf; BASIC_MAX as usize + 1],
     caches: [Leaf; CACHES],
     feat: [Leaf; FEAT_MAX as usize + 1],
@@ -118,15 +124,18 @@ fn vendor_of(leaf0: Leaf) -> Vendor {
 }
 
 impl Policy {
-    /// The default policy of a domain on the hardware whose CPUID is `host(leaf, subleaf)`.
-    pub fn new(host: impl Fn(u32, u32) -> Leaf, kind: Kind) -> Policy {
+    /// The default policy of a domain on the hardware whose CPUID is `host(leaf, subleaf)` and whose
+    /// `IA32_ARCH_CAPABILITIES` is `arch_capabilities`, zero where there is none.
+    pub fn new(host: impl Fn(u32, u32) -> Leaf, arch_capabilities: u64, kind: Kind) -> Policy {
         let leaf0 = host(0, 0);
+        let flaws = flaws::Flaws::of(&host, arch_capabilities);
         let vendor = vendor_of(leaf0);
         let mut policy = Policy {
             vendor,
             kind,
             monitor: (host(1, 0).ecx & ECX1_MONITOR != 0).then(|| host(5, 0)),
             mtrr: host(1, 0).edx & EDX1_MTRR != 0,
+            arch_capabilities: if kind == Kind::HardwareDomain { flaws.capabilities() } else { 0 },
             basic: [Leaf::default(); _],
             caches: [Leaf::default(); _],
             feat: [Leaf::default(); _],
@@ -137,6 +146,7 @@ impl Policy {
             policy.basic[leaf as usize] = host(leaf, 0);
         }
         policy.basic[0].eax = leaf0.eax.min(BASIC_MAX);
+        policy.basic[1] = flaws.hide(policy.basic[1]);
         if leaf0.eax >= 4 && vendor != Vendor::Amd {
             for (subleaf, cache) in policy.caches.iter_mut().enumerate() {
                 *cache = host(4, subleaf as u32);
@@ -165,6 +175,9 @@ impl Policy {
         policy.mask_features();
         if kind == Kind::HardwareDomain {
             policy.extd[7].edx |= itsc;
+        }
+        if policy.arch_capabilities != 0 {
+            policy.feat[0].edx |= EDX7_ARCH_CAPABILITIES;
         }
         policy.basic[1].ecx |= ECX1_HYPERVISOR;
         policy.settle();
@@ -244,6 +257,11 @@ impl Policy {
     /// The processor's maker.
     pub fn vendor(&self) -> Vendor {
         self.vendor
+    }
+
+    /// What `IA32_ARCH_CAPABILITIES` says; `None` where the domain has no such register.
+    pub fn arch_capabilities(&self) -> Option<u64> {
+        (self.arch_capabilities != 0).then_some(self.arch_capabilities)
     }
 
     /// The features that the hypervisor itself must know of.

@@ -65,7 +65,7 @@ impl Model {
     /// A hardware domain's first vcpu in kernel mode, with `code` at [`CODE`].
     pub fn new(code: &[u8]) -> Model {
         static POLICY: OnceLock<Policy> = OnceLock::new();
-        let policy = || Policy::new(super::cpuid::golden("max").native(), Kind::HardwareDomain);
+        let policy = || Policy::new(super::cpuid::golden("max").native(), 0, Kind::HardwareDomain);
         let policy = POLICY.get_or_init(policy).clone();
         let cr4 = guest_cr4(&policy, HOST_CR4, 0);
         let mut model = Model {

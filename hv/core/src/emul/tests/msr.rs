@@ -23,7 +23,7 @@ fn check(model: &str, text: &str, host: &[(u32, u64)]) {
             continue;
         }
         let mut cpu = Model::new(&[]);
-        cpu.policy = Policy::new(golden(model).native(), Kind::HardwareDomain);
+        cpu.policy = Policy::new(golden(model).native(), 0, Kind::HardwareDomain);
         cpu.host_msrs.extend(host.iter().copied());
         let read = msr::read(&mut cpu, index);
         let value = read.unwrap_or(0);

@@ -176,7 +176,7 @@ sysenter_entry:
     push 0
     pushfq
     or qword ptr [rsp], 0x200
-    push 0xe023
+    push 3                                  # a null selector of ring 3
     push 0
     push 0
     mov dword ptr [rsp + 4], VEC_SYSENTER

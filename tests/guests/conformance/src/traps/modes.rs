@@ -1,0 +1,115 @@
+//! What `iret` accepts, and what a user may do.
+
+use super::{entry, tell, tell_but};
+use crate::answer;
+use crate::raw::{buffer, call, fill, l4_frame, nr};
+
+/// Every question about them.
+pub fn ask() {
+    iret();
+    user();
+}
+
+/// The hypercall `iret` with a frame of these; it ends behind the question unless it traps.
+fn return_to(name: &str, cs: u64, ss: u64, rflags: u64, offset: u64) {
+    entry::reset();
+    // SAFETY: the frame's stack is the one in use, its rip label 3 (plus an offset that makes it none); what is
+    // refused comes back there by the failsafe callback.
+    unsafe {
+        core::arch::asm!(
+            "lea r8, [rip + 3f]",
+            "mov [rip + resume_at], r8",
+            "mov [rip + resume_with], rsp",
+            "add r8, r10",
+            "mov r9, rsp",
+            "push rdx",
+            "push r9",
+            "push rax",
+            "push rcx",
+            "push r8",
+            "push 0",
+            "push 0",
+            "push 0",
+            "push 0",
+            "mov eax, 23",
+            "syscall",
+            "3:",
+            in("rax") rflags, in("rcx") cs, in("rdx") ss, in("r10") offset,
+            lateout("rax") _, lateout("rcx") _, out("r8") _, out("r9") _, out("r11") _,
+        );
+    }
+    tell(format_args!("{name}"));
+}
+
+fn iret() {
+    return_to("iret", 0xe030, 0xe02b, 0x2, 0);
+    return_to("iret, single step", 0xe030, 0xe02b, 0x102, 0);
+    return_to("iret, IOPL 3", 0xe030, 0xe02b, 0x3002, 0);
+    return_to("iret to an address that is none", 0xe030, 0xe02b, 0x2, 1 << 60);
+    return_to("iret by a selector out of the table", 0xfff0, 0xe02b, 0x2, 0);
+    return_to("iret by a selector of data", 0xe028, 0xe02b, 0x2, 0);
+    return_to("iret by a null selector", 0, 0xe02b, 0x2, 0);
+    return_to("iret with a stack out of the table", 0xe030, 0xfff3, 0x2, 0);
+    return_to("iret with a stack in code", 0xe030, 0xe033, 0x2, 0);
+}
+
+fn user() {
+    answer(format_args!("stack_switch"), call(nr::STACK_SWITCH, [0xe02b, entry::stack(), 0, 0, 0]));
+    fill(&[15, l4_frame(), 0]);
+    answer(
+        format_args!("the kernel's table as the user's"),
+        call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0]),
+    );
+    macro_rules! user {
+        ($name:literal, $($line:literal),+) => {{
+            user!(untold $($line),+);
+            tell(format_args!($name));
+        }};
+        (untold $($line:literal),+) => {{
+            entry::reset();
+            // SAFETY: as for `return_to`; user mode begins at label 2 and ends at the first trap, at label 3.
+            unsafe {
+                core::arch::asm!(
+                    "lea r8, [rip + 3f]",
+                    "mov [rip + resume_at], r8",
+                    "mov [rip + resume_with], rsp",
+                    "lea r8, [rip + 2f]",
+                    "mov r9, rsp",
+                    "push 0xe02b",
+                    "push r9",
+                    "push 2",
+                    "push 0xe033",
+                    "push r8",
+                    "push 0",
+                    "push 0",
+                    "push 0",
+                    "push 0",
+                    "mov eax, 23",
+                    "syscall",
+                    "2:",
+                    $($line,)+
+                    "ud2",
+                    "3:",
+                    out("rax") _, out("rcx") _, out("rdx") _, out("r8") _, out("r9") _, out("r11") _,
+                );
+            }
+        }};
+    }
+    user!("user: ud2", "ud2");
+    user!("user: syscall", "mov eax, 17", "syscall");
+    user!("user: int 0x80", "int 0x80");
+    user!("user: int 0x81, a kernel's", "int 0x81");
+    user!("user: hlt", "hlt");
+    user!("user: cli", "cli");
+    user!("user: mov from cr3", "mov rax, cr3");
+    user!("user: in", "in al, 0x80");
+    user!("user: rdmsr", "mov ecx, 0x10", "rdmsr");
+    user!("user: unmapped memory", "mov al, [0x10]");
+    user!(untold "movabs al, [0xffff830000000000]");
+    tell_but(format_args!("user: the hypervisor's memory"), 1);
+    user!("user: int3", "int3");
+    // On Intel's; Xen saves no stack for it.
+    user!("user: sysenter", "sysenter");
+    fill(&[15, 0, 0]);
+    answer(format_args!("no table for the user"), call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0]));
+}
