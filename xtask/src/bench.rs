@@ -2,8 +2,8 @@
 //!
 //! Both run under QEMU's instruction counting with one processor, where a nanosecond of virtual time is
 //! an instruction: the figures repeat on a noisy host. There are two kinds. The guest `tests/guests/bench`,
-//! booted as dom0, counts single operations; its own few instructions around a call are in them, the
-//! same on both. Then our dom0 creates and destroys a guest, and tells what that and the memory took.
+//! booted as dom0, counts single operations inside the hypervisor, its own instructions around them taken
+//! off. Then our dom0 creates and destroys a guest, and tells what that and the memory took.
 
 mod guest;
 mod system;
@@ -35,8 +35,8 @@ const ABOUT: &str = "\
 Both hypervisors boot the same kernels in QEMU on one processor, under its
 instruction counting: the figures are instructions and sizes, not times, and a
 run on a busy machine gives what a run on an idle one does. An operation's
-figure includes the guest's own 30 instructions or so around it. The ratio is
-Oxen's figure divided by Xen's: below 1, Oxen takes less.
+figure is what runs inside the hypervisor, not in the guest that asks for it.
+The ratio is Oxen's figure divided by Xen's: below 1, Oxen takes less.
 
 Xen comes from Debian by `apt-get download` into ~/.cache/oxen, once.";
 

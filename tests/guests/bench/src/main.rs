@@ -1,23 +1,29 @@
 //! A guest that counts what each hypercall costs.
 //!
 //! Run under QEMU's instruction counting, where a nanosecond is an instruction, it prints how many each
-//! operation took, the loop and the guest's own call sequence included (some thirty, the same on every
-//! hypervisor). `xtask bench` runs it on Oxen and on Xen and compares.
+//! operation took inside the hypervisor: what the guest itself runs around it is taken off (own.rs).
+//! `xtask bench` runs it on Oxen and on Xen and compares.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[allow(unsafe_code, dead_code, reason = "the raw call is what is measured")]
 #[path = "../../conformance/src/raw.rs"]
 mod raw;
+#[allow(unsafe_code, reason = "the calls that are measured, and what the hypervisor enters")]
+mod own;
 #[allow(unsafe_code, reason = "the counter since power-on is not Xen's time, which starts at its boot")]
 mod tsc;
 
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::Relaxed;
 use guest_kernel::events::EventChannel;
 use guest_kernel::grants::SharedPage;
 use guest_kernel::memory::{Pages, m2p};
 use guest_kernel::share::GrantedPage;
 use guest_kernel::time::Instant;
 use guest_kernel::{System, println};
-use raw::{buffer, call, fill, nr, word};
+use own::{Page, call};
+use raw::{buffer, fill, nr, word};
+use shared_abi::xen::{SharedInfo, VcpuInfo};
 
 const SELF: usize = 0x7ff0;
 /// Where a guest's frames are mapped (images/guest.ld).
@@ -38,23 +44,37 @@ guest_kernel::main! {
     }
 }
 
-/// Prints what one of `per` operations in a call of `f` takes.
-fn row(name: &str, per: u64, mut f: impl FnMut() -> i64) -> Result<(), &'static str> {
+/// Prints what one of `per` operations in a call of `f` takes in the hypervisor.
+fn row(name: &str, per: u64, f: impl FnMut() -> i64) -> Result<(), &'static str> {
+    row_with(name, per, 0, f)
+}
+
+/// The same, where the guest runs `more` instructions of its own that the loop without hypercalls doesn't.
+fn row_with(name: &str, per: u64, more: u64, mut f: impl FnMut() -> i64) -> Result<(), &'static str> {
     let mut failed = f();
-    let start = Instant::now();
-    for _ in 0..ROUNDS {
-        failed |= f();
-    }
-    let took = (Instant::now() - start).as_nanos() as u64;
+    let mut rounds = || {
+        let start = Instant::now();
+        for _ in 0..ROUNDS {
+            failed |= f();
+        }
+        (Instant::now() - start).as_nanos() as u64
+    };
+    let with = rounds();
+    own::use_page(Page::Local)?;
+    let without = rounds() + ROUNDS * more;
+    own::use_page(Page::Hypercalls)?;
     if failed < 0 {
         println!("row {name}: error {failed}");
         return Err("a call was refused");
     }
-    println!("row {name}: {}", took / (ROUNDS * per));
+    let inside = with.checked_sub(without).ok_or("a loop took less with hypercalls than without")?;
+    let all = ROUNDS * per;
+    println!("row {name}: {}", (inside + all / 2) / all);
     Ok(())
 }
 
 fn run() -> Result<(), &'static str> {
+    own::use_page(Page::Hypercalls)?;
     row("null hypercall", 1, || call(nr::XEN_VERSION, [0, 0, 0, 0, 0]))?;
     row("xen_version with a copy-out", 1, || call(nr::XEN_VERSION, [6, buffer(0), 0, 0, 0]))?;
     events()?;
@@ -67,13 +87,28 @@ fn events() -> Result<(), &'static str> {
     let here = EventChannel::alloc_unbound(shared_abi::DomId(SELF as u16)).map_err(|_| no)?;
     let there =
         EventChannel::bind_interdomain(shared_abi::DomId(SELF as u16), here.port()).map_err(|_| no)?;
-    row("evtchn_send with upcall", 1, || {
+    let port = here.port().0 as usize;
+    let pending = own::shared(offset_of!(SharedInfo, evtchn_pending) + port / 64 * 8);
+    let selector = own::shared(offset_of!(SharedInfo, vcpu_info) + offset_of!(VcpuInfo, evtchn_pending_sel));
+    // The bytes evtchn_upcall_pending and evtchn_upcall_mask, and nothing else.
+    let upcall = own::shared(offset_of!(SharedInfo, vcpu_info));
+    let send = |masked: u64| {
         fill_one(u64::from(there.port().0));
+        upcall.store(masked << 8, Relaxed);
         let r = call(nr::EVENT_CHANNEL_OP, [4, buffer(0), 0, 0, 0]);
-        // Clears the pending bit: the next send is a new event.
-        let _ = here.take_pending();
+        // Each send is to be a new event.
+        pending.store(0, Relaxed);
+        selector.store(0, Relaxed);
         r
-    })?;
+    };
+    let masked = row("evtchn_send, upcalls masked", 1, || send(1));
+    if own::upcalls_here(true) != 0 {
+        return Err("an upcall handler was refused");
+    }
+    let unmasked = row_with("evtchn_send with upcall and iret", 1, own::UPCALL, || send(0));
+    upcall.store(1 << 8, Relaxed);
+    own::upcalls_here(false);
+    masked.and(unmasked)?;
     row("evtchn alloc + close", 1, || {
         fill_one(SELF as u64 | (SELF as u64) << 16);
         let r = call(nr::EVENT_CHANNEL_OP, [6, buffer(0), 0, 0, 0]);
