@@ -265,6 +265,8 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
     r.changed();
     cx.cpu.selectors = Selectors { ds: u.ds, es: u.es, fs: u.fs, gs: u.gs };
     cx.kernel_mode = c.flags & VGCF_IN_KERNEL != 0;
+    // IOPL is the guest's own notion: a Linux vcpu starts with 1 and reads ports that it has no right to.
+    cx.iopl = (u.rflags >> 12 & 3) as u8;
     cx.cpu.fs_base = c.fs_base;
     (cx.cpu.gs_base, cx.cpu.gs_base_other) =
         if cx.kernel_mode { (c.gs_base_kernel, c.gs_base_user) } else { (c.gs_base_user, c.gs_base_kernel) };
