@@ -1,5 +1,7 @@
 //! Everything that a guest can take until it is refused, twice: what was given back can be taken again.
 
+use alloc::vec::Vec;
+
 use guest_kernel::println;
 
 use crate::raw::{buffer, call, fill, nr, word};
@@ -14,14 +16,16 @@ fn until_refused(mut take: impl FnMut(u64) -> bool) -> u64 {
 /// Ports, grant frames, memory.
 pub fn attack() {
     for round in 0..2 {
-        let mut last = 0;
+        // The console's own port stays: the verdict goes through it.
+        let mut taken = Vec::new();
         let ports = until_refused(|_| {
             fill(&[DOMID_SELF | DOMID_SELF << 16]);
             let result = call(nr::EVENT_CHANNEL_OP, [6, buffer(0), 0, 0, 0]);
-            last = last.max(word(0) >> 32);
+            taken.push(word(0) >> 32);
             result == 0
         });
-        for port in 1..=last {
+        taken.pop();
+        for port in taken {
             fill(&[port]);
             call(nr::EVENT_CHANNEL_OP, [3, buffer(0), 0, 0, 0]);
         }

@@ -10,19 +10,24 @@
 //! | `exhaust` | takes all ports, grant frames and memory there are, and gives them back | `enemy done` |
 //! | `triple` | takes an exception without a handler or a stack | the hypervisor ends it |
 //! | `spin` | never gives the processor up, with events masked | it doesn't |
+//! | `quota` | takes of xenstore all that it gets, and keeps it | it doesn't, after `enemy done` |
 //!
 //! The hardest decision is what `wild` leaves out: calls that would only end this guest (its own shutdown,
 //! its own memory unmapped) teach nothing about the hypervisor, so the random words name only memory that the
 //! guest can lose. See `wild::tame`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+extern crate alloc;
+
 mod exhaust;
+mod quota;
 mod random;
 #[allow(unsafe_code, reason = "raw calls and bad state are what is under test")]
 mod raw;
 mod tables;
 mod wild;
 
+use guest_kernel::lifecycle::stop_requested;
 use guest_kernel::{System, println};
 
 guest_kernel::main! {
@@ -39,8 +44,15 @@ guest_kernel::main! {
             "exhaust" => exhaust::attack(),
             "triple" => raw::triple_fault(),
             "spin" => raw::spin(),
-            _ => println!("enemy: no such mode"),
+            "quota" => match &sys.store {
+                Some(store) => quota::attack(store).await,
+                None => return println!("enemy: needs a domain with a store"),
+            },
+            _ => return println!("enemy: no such mode"),
         }
         println!("enemy done");
+        if mode == "quota" {
+            stop_requested().await;
+        }
     }
 }

@@ -10,6 +10,9 @@ use crate::raw::{buffer, call, fill, nr};
 /// Where a guest's frames are mapped (images/guest.ld).
 const VIRT_BASE: usize = 0xffff_ffff_8000_0000;
 
+/// The highest port that this kernel has opened, or was given.
+const OWN_PORTS: u32 = 8;
+
 /// Frames that calls may destroy.
 const POOL: usize = 64;
 
@@ -84,8 +87,8 @@ impl Source {
     /// Takes out what would end this guest and tell nothing.
     fn tame(&mut self, nr: usize, mut args: [usize; 5]) -> [usize; 5] {
         match nr {
-            // block, shutdown, poll, remote shutdown
-            nr::SCHED_OP if (1..5).contains(&(args[0] as u32)) => args[0] = 0,
+            // block, shutdown, poll, remote shutdown, the code of a shutdown to come
+            nr::SCHED_OP if (1..6).contains(&(args[0] as u32)) => args[0] = 0,
             // down; vcpu_info and NMIs are ways into this kernel that it isn't prepared for
             nr::VCPU_OP if matches!(args[0] as u32, 2 | 10 | 11) => args[0] = 3,
             // The buffer, the stack and the code are to stay mapped.
@@ -99,6 +102,8 @@ impl Source {
             nr::SET_DEBUGREG => args[1] &= !0xff,
             // Each element of a list gets a status: past the buffer's end lie this program's variables.
             nr::GRANT_TABLE_OP if (args[2] as u32) < 1 << 31 => args[2] %= 64,
+            // Closing and resetting are of single ports: see `words`.
+            nr::EVENT_CHANNEL_OP if args[0] as u32 == 10 => args[0] = 9,
             nr::CONSOLE_IO if args[0] as u32 == 0 => args[2] = self.foreign(),
             // A frame's neighbours are not to be lost with it: lists are of single frames.
             nr::MEMORY_OP if matches!(args[0] & 63, 1 | 11) => args[1] = buffer(0),
@@ -122,6 +127,8 @@ impl Source {
                 words[0] = 0x15 << 32 | small;
                 words[1] = self.random.pick(&[0, 1, 2, 77, 0x7ff0, 0x7ff2]);
             }
+            // The ports to xenstore and the console, and the timer's, stay as they are.
+            nr::EVENT_CHANNEL_OP if words[0] as u32 <= OWN_PORTS => words[0] += 1 + u64::from(OWN_PORTS),
             nr::MEMORY_OP if matches!(args[0] & 63, 1 | 11) => {
                 words[1] %= 16;
                 words[2] = 0;

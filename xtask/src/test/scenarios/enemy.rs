@@ -1,4 +1,4 @@
-//! A guest that attacks the hypervisor (`tests/guests/enemy`), beside one that serves.
+//! A guest that attacks what it runs on (`tests/guests/enemy`), beside one that serves.
 
 use std::time::Instant;
 
@@ -10,9 +10,54 @@ use crate::machine::{Machine, Options, PATIENCE};
 use crate::test::kit;
 use crate::test::lab::Lab;
 
-/// While the enemy attacks by `mode` and afterwards `hello` answers, and the enemy's memory comes back:
-/// when it has ended by itself, or is destroyed if it never does.
-pub fn attack(lab: &mut Lab, mode: &str) -> Result<()> {
+/// One of the enemy's ways.
+pub struct Attack {
+    /// Its mode, with more words of its command line.
+    pub mode: &'static str,
+    /// What has to be read on the console by the end, said by the enemy or by dom0 about it.
+    pub told: &'static [&'static str],
+    /// It goes on until it is destroyed.
+    pub stays: bool,
+}
+
+/// All ports, grant frames and memory, twice.
+pub const EXHAUST: Attack = Attack {
+    mode: "exhaust",
+    told: &["round 0: 1020 ports, 64 grant frames, ", "round 1: 1020 ports, 64 grant frames, ", "enemy done"],
+    stays: false,
+};
+/// Its own page tables.
+pub const TABLES: Attack = Attack {
+    mode: "tables seed=1 count=100000",
+    told: &["enemy tables 100000: ", "enemy done"],
+    stays: false,
+};
+/// Every hypercall with random arguments.
+pub const WILD: Attack =
+    Attack { mode: "wild seed=1 count=200000", told: &["enemy wild 200000: ", "enemy done"], stays: false };
+/// An exception that it can't take.
+pub const TRIPLE: Attack = Attack { mode: "triple", told: &["\"enemy\" has crashed"], stays: false };
+/// A processor that it never gives up.
+pub const SPIN: Attack = Attack { mode: "spin", told: &[], stays: true };
+/// Xenstore's quotas: each refusal names the quota, to the administrator.
+pub const QUOTA: Attack = Attack {
+    mode: "quota",
+    told: &[
+        "reached its quota \"node-size\" (2048): ENOSPC",
+        "reached its quota \"path-max\" (2048): EINVAL",
+        "reached its quota \"node-permissions\" (5): ENOSPC",
+        "reached its quota \"watches\" (128): E2BIG",
+        "reached its quota \"transaction-nodes\" (1024): ENOSPC",
+        "reached its quota \"transactions\" (10): ENOSPC",
+        "reached its quota \"nodes\" (1000): ENOSPC",
+        "enemy done",
+    ],
+    stays: true,
+};
+
+/// While the enemy attacks and afterwards `hello` answers, and the enemy's memory comes back: when it has
+/// ended by itself, or is destroyed if it never does. Beside one that stays another guest comes and goes.
+pub fn attack(lab: &mut Lab, attack: &Attack) -> Result<()> {
     let mut options = Options::direct(kit::with_test_files()?);
     options.smp = 2;
     options.disk = Some(kit::image()?);
@@ -23,31 +68,53 @@ pub fn attack(lab: &mut Lab, mode: &str) -> Result<()> {
     fetch(&machine, "hello", "/")?;
     machine.wait_for_prompt(PROMPT)?;
     let before = free_memory(&mut machine)?;
-    machine.type_line(&format!("xl create /etc/xen/test/enemy-{mode}.cfg"))?;
-    machine.wait_for("Parsing config")?;
-    machine.wait_for_prompt(PROMPT)?;
+
+    machine.type_line(&format!("xl create -c /etc/xen/test/enemy.cfg 'extra=\"mode={}\"'", attack.mode))?;
+    machine.wait_for(" seed ")?; // the enemy's first line
     curl(&machine, "hello", "/")?;
-    if mode == "spin" {
-        ensure!(lives(&mut machine)?, "the enemy that spins has ended");
-        machine.type_line("xl destroy enemy-spin")?;
+    if attack.stays {
+        if let Some(last) = attack.told.last() {
+            machine.wait_for(last)?;
+        }
+        machine.type_line(DETACH)?;
+        machine.wait_for_prompt(PROMPT)?;
+        machine.type_line("xl create /etc/xen/test/alone.cfg")?;
+        machine.wait_for("Parsing config")?;
+        machine.wait_for_prompt(PROMPT)?;
+        curl(&machine, "hello", "/")?;
+        ensure!(lives(&mut machine, "alone")?, "no other guest can be created");
+        ensure!(lives(&mut machine, "enemy")?, "the enemy has ended");
+        for name in ["alone", "enemy"] {
+            machine.type_line(&format!("xl destroy {name}"))?;
+            machine.wait_for_prompt(PROMPT)?;
+        }
+    } else {
         machine.wait_for_prompt(PROMPT)?;
     }
     let until = Instant::now() + PATIENCE;
-    while lives(&mut machine)? {
+    while lives(&mut machine, "enemy")? {
         ensure!(Instant::now() < until, "the enemy does not end");
     }
+    let said = machine.said();
+    for line in attack.told {
+        ensure!(said.contains(line), "nobody has said {line:?}");
+    }
+    ensure!(!said.contains("enemy wins"), "the enemy wins");
     fetch(&machine, "hello", "/")?;
     let after = free_memory(&mut machine)?;
     ensure!(after == before, "free memory was {before} MiB before the enemy, and is {after} MiB after");
     Ok(())
 }
 
-/// `xl list` shows a domain whose name begins with `enemy`.
-fn lives(machine: &mut Machine) -> Result<bool> {
+/// The key that leaves a guest's console.
+const DETACH: &str = "\u{1d}";
+
+/// `xl list` shows a domain of this name. (`hello` is always there.)
+fn lives(machine: &mut Machine, name: &str) -> Result<bool> {
     let before = machine.said().len();
     machine.type_line("xl list")?;
     machine.wait_for("Name ")?;
     machine.wait_for("hello ")?;
     machine.wait_for_prompt(PROMPT)?;
-    Ok(machine.said()[before..].lines().any(|line| line.starts_with("enemy")))
+    Ok(machine.said()[before..].lines().any(|line| line.starts_with(&format!("{name} "))))
 }
