@@ -63,7 +63,7 @@ pub mod ring;
 pub mod share;
 pub mod sysctl;
 pub mod time;
-mod wait;
+pub mod wait;
 pub mod xenbus;
 pub mod xenstore;
 

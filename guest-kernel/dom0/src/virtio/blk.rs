@@ -19,6 +19,7 @@ use core::task::{Context, Poll};
 use guest_kernel::block::{BlockDevice, BlockError, Geometry, SECTOR_SIZE};
 use guest_kernel::memory::Pages;
 use guest_kernel::share::{Doorbell, raised};
+use guest_kernel::wait::Line;
 use shared_abi::PAGE_SIZE;
 use slots::{SLOT_PAGES, Slots};
 
@@ -78,6 +79,8 @@ pub struct Disk<N = Bell> {
     /// Headers and statuses.
     control: Pages,
     inner: RefCell<Inner>,
+    /// Tasks that wait for a slot.
+    line: Line,
     requests: Cell<u64>,
 }
 
@@ -125,6 +128,7 @@ impl<N: Doorbell> Disk<N> {
             bell,
             control,
             inner,
+            line: Line::new(),
             requests: Cell::new(0),
         })
     }
@@ -142,28 +146,39 @@ impl<N: Doorbell> Disk<N> {
         let mut inner = self.inner.borrow_mut();
         inner.broken = true;
         inner.slots.wake_everybody();
+        drop(inner);
+        self.line.wake();
     }
 
     /// Takes back all finished requests and asks for an interrupt at the next.
     fn drain(&self) -> Result<(), Broken> {
-        let inner = &mut *self.inner.borrow_mut();
-        loop {
-            while let Some((number, _)) = inner.queue.pop()? {
-                inner.slots.finish(inner.flying[usize::from(number)]);
-            }
-            if !inner.queue.arm() {
-                return Ok(());
+        let mut freed = false;
+        {
+            let inner = &mut *self.inner.borrow_mut();
+            loop {
+                while let Some((number, _)) = inner.queue.pop()? {
+                    freed |= inner.slots.finish(inner.flying[usize::from(number)]);
+                }
+                if !inner.queue.arm() {
+                    break;
+                }
             }
         }
+        if freed {
+            self.line.wake();
+        }
+        Ok(())
     }
 
     /// Waits for a slot.
     async fn slot(&self) -> Result<Flight<'_, N>, BlockError> {
-        let slot = poll_fn(|cx| {
-            let mut inner = self.inner.borrow_mut();
-            if inner.broken { Poll::Ready(Err(BlockError::Gone)) } else { inner.slots.poll_take(cx).map(Ok) }
-        })
-        .await?;
+        let slot = self
+            .line
+            .wait(|| {
+                let mut inner = self.inner.borrow_mut();
+                if inner.broken { Some(Err(BlockError::Gone)) } else { inner.slots.take().map(Ok) }
+            })
+            .await?;
         Ok(Flight { disk: self, slot })
     }
 }
@@ -229,7 +244,10 @@ impl<N: Doorbell> Flight<'_, N> {
 
 impl<N: Doorbell> Drop for Flight<'_, N> {
     fn drop(&mut self) {
-        self.disk.inner.borrow_mut().slots.give_back(self.slot);
+        let freed = self.disk.inner.borrow_mut().slots.give_back(self.slot);
+        if freed {
+            self.disk.line.wake();
+        }
     }
 }
 

@@ -2,58 +2,43 @@
 //!
 //! Data passes through a buffer of ours between the guest's pages and the disk, so a disk driver
 //! never sees memory that a guest can change under it. Their number bounds what all guests
-//! together can have in flight.
+//! together can have in flight; they are given out in the order in which they are asked for, so a busy
+//! guest takes turns with the others.
 
 use crate::block::protocol::MAX_SEGMENTS;
 use crate::share::PAGE_SIZE;
-use crate::wait::WaitList;
+use crate::wait::Line;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::future::poll_fn;
 use core::ops::{Deref, DerefMut};
-use core::task::Poll;
 
 /// Bytes in a buffer: the largest request.
 pub const BUFFER_SIZE: usize = MAX_SEGMENTS * PAGE_SIZE;
 
 /// A fixed number of buffers of [`BUFFER_SIZE`] bytes.
 pub struct Buffers {
-    inner: RefCell<Inner>,
-}
-
-struct Inner {
-    free: Vec<Box<[u8]>>,
-    waiting: WaitList,
+    free: RefCell<Vec<Box<[u8]>>>,
+    line: Line,
 }
 
 impl Buffers {
     /// `count` buffers; at least one.
     pub fn new(count: usize) -> Rc<Self> {
         let free = (0..count.max(1)).map(|_| vec![0; BUFFER_SIZE].into_boxed_slice()).collect();
-        Rc::new(Buffers { inner: RefCell::new(Inner { free, waiting: WaitList::new() }) })
+        Rc::new(Buffers { free: RefCell::new(free), line: Line::new() })
     }
 
     /// Number of buffers nobody holds.
     pub fn available(&self) -> usize {
-        self.inner.borrow().free.len()
+        self.free.borrow().len()
     }
 
     /// Waits for a buffer. It still holds what its last user left in it.
     pub async fn take(self: &Rc<Self>) -> Buffer {
-        let bytes = poll_fn(|cx| {
-            let mut inner = self.inner.borrow_mut();
-            match inner.free.pop() {
-                Some(bytes) => Poll::Ready(bytes),
-                None => {
-                    inner.waiting.park(cx);
-                    Poll::Pending
-                }
-            }
-        })
-        .await;
+        let bytes = self.line.wait(|| self.free.borrow_mut().pop()).await;
         Buffer { bytes, home: self.clone() }
     }
 }
@@ -79,9 +64,7 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut inner = self.home.inner.borrow_mut();
-        inner.free.push(core::mem::take(&mut self.bytes));
-        // All of them: the one woken might have been dropped meanwhile.
-        inner.waiting.wake_all();
+        self.home.free.borrow_mut().push(core::mem::take(&mut self.bytes));
+        self.home.line.wake();
     }
 }

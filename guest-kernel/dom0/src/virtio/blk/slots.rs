@@ -1,4 +1,4 @@
-//! The disk's slots: DMA memory for one request each, and who waits for what.
+//! The disk's slots: DMA memory for one request each, and who waits for its end.
 
 use crate::virtio::{Error, Piece};
 use alloc::vec::Vec;
@@ -32,8 +32,6 @@ struct Slot {
 /// All of them.
 pub(super) struct Slots {
     slots: Vec<Slot>,
-    /// Tasks that wait for a slot.
-    waiting: Vec<Waker>,
 }
 
 impl Slots {
@@ -50,7 +48,7 @@ impl Slots {
             }
             slots.push(slot);
         }
-        Ok(Slots { slots, waiting: Vec::new() })
+        Ok(Slots { slots })
     }
 
     /// Number of slots.
@@ -78,18 +76,11 @@ impl Slots {
         })
     }
 
-    /// Takes a slot.
-    pub fn poll_take(&mut self, cx: &Context<'_>) -> Poll<usize> {
-        match self.slots.iter().position(|slot| slot.state == State::Free) {
-            Some(free) => {
-                self.slots[free].state = State::Landed;
-                Poll::Ready(free)
-            }
-            None => {
-                self.waiting.push(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+    /// Takes a slot, if one is free.
+    pub fn take(&mut self) -> Option<usize> {
+        let free = self.slots.iter().position(|slot| slot.state == State::Free)?;
+        self.slots[free].state = State::Landed;
+        Some(free)
     }
 
     /// The device has got it.
@@ -97,17 +88,19 @@ impl Slots {
         self.slots[slot].state = State::Flying;
     }
 
-    /// The device has finished with it.
-    pub fn finish(&mut self, slot: usize) {
+    /// The device has finished with it; true if it is free now.
+    #[must_use]
+    pub fn finish(&mut self, slot: usize) -> bool {
         let slot = &mut self.slots[slot];
         if slot.state == State::Forgotten {
             slot.state = State::Free;
-            self.wake_waiting();
+            true
         } else {
             slot.state = State::Landed;
             if let Some(waker) = slot.waker.take() {
                 waker.wake();
             }
+            false
         }
     }
 
@@ -121,28 +114,18 @@ impl Slots {
         Poll::Pending
     }
 
-    /// Its user needs it no longer.
-    pub fn give_back(&mut self, slot: usize) {
+    /// Its user needs it no longer; true if it is free now.
+    #[must_use]
+    pub fn give_back(&mut self, slot: usize) -> bool {
         let slot = &mut self.slots[slot];
         slot.waker = None;
-        if slot.state == State::Flying {
-            slot.state = State::Forgotten;
-        } else {
-            slot.state = State::Free;
-            self.wake_waiting();
-        }
-    }
-
-    /// All of them: the one woken might have gone meanwhile.
-    fn wake_waiting(&mut self) {
-        for waker in self.waiting.drain(..) {
-            waker.wake();
-        }
+        let free = slot.state != State::Flying;
+        slot.state = if free { State::Free } else { State::Forgotten };
+        free
     }
 
     /// Nothing will be finished any more.
     pub fn wake_everybody(&mut self) {
-        self.wake_waiting();
         for waker in self.slots.iter_mut().filter_map(|slot| slot.waker.take()) {
             waker.wake();
         }
