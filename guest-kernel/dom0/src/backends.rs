@@ -20,6 +20,7 @@ use alloc::string::{String, ToString};
 use core::cell::RefCell;
 use core::fmt;
 use core::time::Duration;
+use guest_kernel::back::Ended;
 use guest_kernel::back::blk::{self, Buffers};
 use guest_kernel::back::net::{self, Scratch};
 use guest_kernel::block::BlockDevice;
@@ -141,7 +142,8 @@ impl<D: BlockDevice + 'static> Backends<D> {
                 Kind::Vif => backends.vif(&device).await,
             };
             match result {
-                Ok(()) => debug!("{}: closed", device.own),
+                Ok(Ended::Closed) => debug!("{}: closed", device.own),
+                Ok(Ended::Died) => warn!("{}: the backend died, another one takes over", device.own),
                 Err(failure) => backends.fail(&device, &failure).await,
             }
             backends.served.borrow_mut().remove(&key);
@@ -161,7 +163,7 @@ impl<D: BlockDevice + 'static> Backends<D> {
         }
     }
 
-    async fn vbd(&self, device: &Device) -> Result<(), Failure> {
+    async fn vbd(&self, device: &Device) -> Result<Ended, Failure> {
         let target = device.read("params").await?;
         let writable = device.read("mode").await?.trim() == "w";
         let volume = self.open(target.trim(), writable).await.map_err(Failure::Volume)?;
@@ -181,7 +183,7 @@ impl<D: BlockDevice + 'static> Backends<D> {
         self.volumes.open(target, writable)
     }
 
-    async fn vif(&self, device: &Device) -> Result<(), Failure> {
+    async fn vif(&self, device: &Device) -> Result<Ended, Failure> {
         let bridge = device.read_or("bridge", String::from(BRIDGE)).await?;
         if bridge.trim() != BRIDGE {
             return Err(Failure::Bridge(bridge));

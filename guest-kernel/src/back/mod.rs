@@ -11,4 +11,15 @@ pub enum Stop {
     Closed,
     /// The frontend broke a ring.
     Corrupt,
+    /// It died: what it had not answered stays without an answer.
+    Died,
+}
+
+/// How a backend's service of a device ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// For good: its state is `Closed`.
+    Closed,
+    /// It died, its frontend has noticed, and its state is `Initialising`: another one is to be started.
+    Died,
 }

@@ -1,5 +1,6 @@
 //! The scenarios: whole machines in QEMU, one after the other.
 
+mod backends;
 mod boot;
 mod conformance;
 mod enemy;
@@ -44,6 +45,8 @@ const ALL: &[Scenario] = &[
     ("enemy::spins", |lab| enemy::attack(lab, &enemy::SPIN)),
     ("enemy::triple_faults", |lab| enemy::attack(lab, &enemy::TRIPLE)),
     ("enemy::fills_the_store", |lab| enemy::attack(lab, &enemy::QUOTA)),
+    ("backends::die_under_load", backends::die_under_load),
+    ("backends::disk_vanishes", backends::disk_vanishes),
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
     ("shell::bad_configurations", shell::bad_configurations),

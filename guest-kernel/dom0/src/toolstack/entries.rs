@@ -3,17 +3,13 @@
 
 use crate::toolstack::build::Built;
 use crate::toolstack::config::{DomainConfig, vif::Mac};
+use crate::toolstack::devices::{self, Pair};
 use crate::xenstored::perms::{Perms, Rights};
 use crate::xenstored::{Client, Error};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use shared_abi::DomId;
-
-/// State of a device before its halves have met: XenbusStateInitialising.
-const INITIALISING: &str = "1";
-/// State in which a half asks the other to let go: XenbusStateClosing.
-const CLOSING: &str = "5";
 
 /// A uuid as text.
 pub fn uuid_text(uuid: &[u8; 16]) -> String {
@@ -27,27 +23,27 @@ pub fn uuid_text(uuid: &[u8; 16]) -> String {
     text
 }
 
-fn dom0_only() -> Perms {
+pub(super) fn dom0_only() -> Perms {
     Perms::new(DomId(0), Rights::default())
 }
 
-fn readable_by(domain: DomId) -> Perms {
+pub(super) fn readable_by(domain: DomId) -> Perms {
     dom0_only().with(domain, Rights::READ)
 }
 
-fn owned_by(domain: DomId) -> Perms {
+pub(super) fn owned_by(domain: DomId) -> Perms {
     Perms::new(domain, Rights::default())
 }
 
 /// A directory to be written: a path, its permissions (inherited by what it contains), its contents.
-struct Directory<'a> {
-    path: String,
-    perms: Perms,
-    entries: Vec<(&'a str, String)>,
+pub(super) struct Directory<'a> {
+    pub(super) path: String,
+    pub(super) perms: Perms,
+    pub(super) entries: Vec<(&'a str, String)>,
 }
 
 impl Directory<'_> {
-    fn write(&self, store: &Client) -> Result<(), Error> {
+    pub(super) fn write(&self, store: &Client) -> Result<(), Error> {
         store.mkdir(&self.path)?;
         store.set_perms(&self.path, &self.perms)?;
         self.entries.iter().try_for_each(|(name, value)| store.write(&format!("{}/{name}", self.path), value))
@@ -81,25 +77,6 @@ pub fn remove(store: &Client, domain: DomId) {
         // Gone already is as good.
         let _ = store.rm(&path);
     }
-}
-
-/// Asks the backends to let the domain's devices go, and says which backend directories those are.
-pub fn close_devices(store: &Client, domain: DomId) -> Vec<String> {
-    let mut backends = Vec::new();
-    for kind in ["vbd", "vif"] {
-        let above = format!("/local/domain/0/backend/{kind}/{}", domain.0);
-        for device in store.directory(&above).unwrap_or_default() {
-            let path = format!("{above}/{device}");
-            let _ = store.write(&format!("{path}/online"), "0");
-            let state = store.read_text(&format!("{path}/state"));
-            // A backend that never saw its frontend has nothing to let go.
-            if state.is_some_and(|state| state != INITIALISING && state != "6") {
-                let _ = store.write(&format!("{path}/state"), CLOSING);
-                backends.push(path);
-            }
-        }
-    }
-    backends
 }
 
 fn all<'a>(config: &'a DomainConfig, identity: &Identity<'_>) -> Vec<Directory<'a>> {
@@ -184,81 +161,15 @@ fn all<'a>(config: &'a DomainConfig, identity: &Identity<'_>) -> Vec<Directory<'
     );
 
     for disk in &config.disks {
-        let number = disk.number.to_string();
-        let pair = Pair::new(domain, "vbd", &number, format!("{home}/device/vbd/{number}"));
-        let front = Vec::from([("virtual-device", number), ("device-type", "disk".into())]);
-        let back = Vec::from([
-            ("bootable", "1".into()),
-            ("removable", "0".into()),
-            ("dev", disk.vdev.clone()),
-            ("type", "phy".into()),
-            ("mode", if disk.writable { "w" } else { "r" }.into()),
-            ("device-type", "disk".into()),
-            ("params", disk.target.clone()),
-        ]);
-        pair.list(front, back).into_iter().for_each(|(path, perms, entries)| directory(path, perms, entries));
+        list.extend(devices::disk(domain, disk));
     }
-    for (index, vif) in config.vifs.iter().enumerate() {
-        let mac = vif.mac.unwrap_or_else(|| Mac::derived(&identity.uuid, index as u8)).to_string();
-        let pair = Pair::new(domain, "vif", &index.to_string(), format!("{home}/device/vif/{index}"));
-        let mut front = Vec::from([("handle", index.to_string()), ("mac", mac.clone())]);
-        let mut back = Vec::from([
-            ("handle", index.to_string()),
-            ("mac", mac),
-            ("bridge", vif.bridge.clone()),
-            ("type", "vif".into()),
-        ]);
-        if let Some(ip) = &vif.ip {
-            front.push(("ip", ip.clone()));
-            back.push(("ip", ip.clone()));
-        }
-        back.extend(vif.rate.map(|rate| ("rate", format!("{},{}", rate.bytes, rate.interval))));
-        pair.list(front, back).into_iter().for_each(|(path, perms, entries)| directory(path, perms, entries));
+    for (index, vif) in (0..).zip(&config.vifs) {
+        list.extend(devices::vif(
+            domain,
+            index,
+            vif,
+            vif.mac.unwrap_or_else(|| Mac::derived(&identity.uuid, index as u8)),
+        ));
     }
     list
-}
-
-/// Both ends of a device.
-struct Pair {
-    domain: DomId,
-    frontend: String,
-    backend: String,
-    record: String,
-}
-
-type Entries = Vec<(&'static str, String)>;
-
-impl Pair {
-    fn new(domain: DomId, kind: &str, device: &str, frontend: String) -> Pair {
-        let id = domain.0;
-        let backend = format!("/local/domain/0/backend/{kind}/{id}/{device}");
-        Pair { domain, frontend, backend, record: format!("/libxl/{id}/device/{kind}/{device}") }
-    }
-
-    fn back(&self, more: Entries) -> Entries {
-        let mut entries = Vec::from([
-            ("frontend", self.frontend.clone()),
-            ("frontend-id", self.domain.0.to_string()),
-            ("online", "1".into()),
-            ("state", INITIALISING.into()),
-        ]);
-        entries.extend(more);
-        entries
-    }
-
-    /// The directories, the backend's last: a backend that sees its own finds everything else.
-    fn list(&self, front: Entries, back: Entries) -> [(String, Perms, Entries); 3] {
-        let mut entries = Vec::from([
-            ("backend", self.backend.clone()),
-            ("backend-id", "0".into()),
-            ("state", INITIALISING.into()),
-        ]);
-        entries.extend(front);
-        let record = Vec::from([("frontend", self.frontend.clone()), ("backend", self.backend.clone())]);
-        [
-            (self.record.clone(), dom0_only(), record),
-            (self.frontend.clone(), owned_by(self.domain).with(DomId(0), Rights::READ), entries),
-            (self.backend.clone(), readable_by(self.domain), self.back(back)),
-        ]
-    }
 }

@@ -7,6 +7,7 @@
 use super::archive::Files;
 use super::build::{self, Built};
 use super::config::{Action, DomainConfig};
+use super::devices;
 use super::entries::{self, Identity};
 use super::hypervisor::Hypervisor;
 use crate::xenstored::store::RELEASE_DOMAIN;
@@ -100,6 +101,13 @@ impl<H: Hypervisor> Manager<H> {
         self.running.borrow().get(&domain).cloned()
     }
 
+    /// Changes what a domain will be made from when it restarts.
+    pub(super) fn configured(&self, domain: DomId, change: impl FnOnce(&mut Running)) {
+        if let Some(running) = self.running.borrow_mut().get_mut(&domain) {
+            change(running);
+        }
+    }
+
     /// Reads a configuration file, with an error that starts with its name. A name that is no path is looked
     /// for among the administrator's files: `web` is then `etc/xen/web.cfg`. `more` are lines that come after the file's and override them.
     pub fn read_config(&self, path: &str, more: &[&str]) -> Result<DomainConfig, String> {
@@ -188,7 +196,7 @@ impl<H: Hypervisor> Manager<H> {
     pub async fn destroy(&self, domain: DomId) -> Result<(), Errno> {
         // It may be dying already; what follows is still needed then.
         let _ = self.hypervisor.pause(domain);
-        let mut backends = entries::close_devices(&self.store, domain);
+        let mut backends = devices::close_all(&self.store, domain);
         let start = self.hypervisor.uptime();
         while !backends.is_empty() && self.hypervisor.uptime() - start < BACKENDS.as_nanos() as u64 {
             sleep(POLL).await;

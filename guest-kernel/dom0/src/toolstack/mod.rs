@@ -4,6 +4,7 @@ pub mod archive;
 pub mod build;
 pub mod config;
 pub mod deaths;
+pub mod devices;
 pub mod entries;
 #[cfg(test)]
 mod fake;

@@ -312,3 +312,64 @@ fn every_command_answers_in_json() {
         assert!(value.is_array() || value.is_object(), "{line}: {text}");
     }
 }
+
+/// A backend as the toolstack sees it: it closes when it is asked to and its frontend has let go.
+async fn obliging_backend(store: &Client, path: &str, frontend: &str) {
+    loop {
+        let asked = store.read_text(&format!("{path}/state")).as_deref() == Some("5");
+        if asked && store.read_text(&format!("{frontend}/state")).is_none_or(|state| state == "6") {
+            return store.write(&format!("{path}/state"), "6").unwrap();
+        }
+        sleep(core::time::Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn devices_come_and_go_while_a_domain_runs() {
+    block_on(async {
+        let bench = machine();
+        let id = create(&bench).unwrap();
+        let shell = Shell { manager: bench.manager.clone() };
+        let run = async |line: &str| {
+            let (done, text, _) = shell.run(line).await;
+            (done, text)
+        };
+        let store = Client::new(&bench.server);
+        let back = format!("/local/domain/0/backend/vbd/{}/51728", id.0);
+        let front = format!("/local/domain/{}/device/vbd/51728", id.0);
+        assert_eq!(run("xl block-attach web phy:data xvdb w").await, (true, "".into()));
+        assert_eq!(store.read_text(&format!("{back}/params")).as_deref(), Some("data"));
+        assert_eq!(store.read_text(&format!("{front}/backend")).as_deref(), Some(back.as_str()));
+        let (done, text) = run("xl block-attach web phy:data,xvdb,w").await;
+        assert!(!done && text.contains("already"), "{text}");
+        assert_eq!(bench.manager.running(id).unwrap().config.disks.len(), 2);
+
+        // Both halves are connected, and the frontend holds on: the device stays.
+        for path in [&back, &front] {
+            store.write(&format!("{path}/state"), "4").unwrap();
+        }
+        let (served, path, other) = (Client::new(&bench.server), back.clone(), front.clone());
+        spawn(async move { obliging_backend(&served, &path, &other).await });
+        let (done, text) = run("xl block-detach web xvdb").await;
+        assert!(!done && text.contains("does not let go"), "{text}");
+        assert_eq!(store.read_text(&format!("{back}/state")).as_deref(), Some("5"));
+        assert_eq!(run("xl block-detach --force web xvdb").await, (true, "".into()));
+        assert!(store.read(&back).is_err() && store.read(&front).is_err());
+        assert_eq!(bench.manager.running(id).unwrap().config.disks.len(), 1);
+        assert!(!run("xl block-detach web xvdb").await.0);
+
+        // One that never met its frontend goes at once.
+        assert_eq!(run("xl network-attach web mac=00:16:3e:00:00:99").await, (true, "".into()));
+        assert_eq!(
+            store.read_text(&format!("/local/domain/{}/device/vif/1/handle", id.0)).as_deref(),
+            Some("1")
+        );
+        assert_eq!(run("xl network-detach web 00:16:3E:00:00:99").await, (true, "".into()));
+        assert_eq!(bench.manager.running(id).unwrap().config.vifs.len(), 1);
+        assert!(!run("xl network-detach web 1").await.0);
+        assert!(!run("xl network-detach web x").await.0);
+
+        let (done, text) = run("backend-restart web vbd").await;
+        assert!(!done && text.contains("is not connected"), "{text}");
+    });
+}

@@ -121,6 +121,12 @@ impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, 
         self.queue.borrow_mut().halt(Stop::Closed);
     }
 
+    /// Stops as by a crash: requests in flight reach the disk, but get no answer. What the next
+    /// backend is sent again can so not be overtaken by what this one had begun.
+    pub fn die(&self) {
+        self.queue.borrow_mut().halt(Stop::Died);
+    }
+
     /// Answers the doorbell until the device stops and nothing is in flight any more. Needed once,
     /// beside some [`worker`](Self::worker)s.
     pub async fn run(&self) -> Stop {
@@ -300,7 +306,7 @@ impl<M: SharedMem> Queue<M> {
         response.operation = job.operation;
         response.status = status;
         // There is room: one response per request taken.
-        let pushed = self.ring.push(&response).is_ok();
+        let pushed = self.stop != Some(Stop::Died) && self.ring.push(&response).is_ok();
         self.in_flight -= 1;
         if matches!(self.barrier, Barrier::Active) {
             self.barrier = Barrier::None;

@@ -1,8 +1,8 @@
 //! A block backend found in the store: what it offers, its handshake, and its end.
 
 use super::{Backend, Buffers, INDIRECT_SEGMENTS};
-use crate::back::Stop;
-use crate::back::frontend::Frontend;
+use crate::back::frontend::{End, Frontend};
+use crate::back::{Ended, Stop};
 use crate::block::BlockDevice;
 use crate::events::EventChannel;
 use crate::executor::{Either, select, spawn};
@@ -26,15 +26,17 @@ const PERSISTENT: usize = 64;
 const RING_ORDER: u32 = 3;
 
 /// Serves `disk` to the frontend of `device`, one connection after another, until the device is
-/// taken away. Returns with everything given back and the state at `Closed`.
+/// taken away or the backend dies. Returns with everything given back.
 pub async fn serve<D: BlockDevice + 'static>(
     device: &Device,
     disk: Rc<D>,
     buffers: Rc<Buffers>,
-) -> Result<()> {
+) -> Result<Ended> {
     let result = sessions(device, disk, buffers).await;
-    // The directory may be gone already.
-    let _ = device.switch_state(XenbusState::Closed).await;
+    if result != Ok(Ended::Died) {
+        // The directory may be gone already.
+        let _ = device.switch_state(XenbusState::Closed).await;
+    }
     result
 }
 
@@ -42,18 +44,20 @@ async fn sessions<D: BlockDevice + 'static>(
     device: &Device,
     disk: Rc<D>,
     buffers: Rc<Buffers>,
-) -> Result<()> {
+) -> Result<Ended> {
     announce(device, &*disk).await?;
     let mut frontend = Frontend::watch(device).await?;
     device.switch_state(XenbusState::InitWait).await?;
     while frontend.ready().await? {
-        session(device, &mut frontend, &disk, &buffers).await?;
+        if session(device, &mut frontend, &disk, &buffers).await? == Stop::Died {
+            return frontend.bury().await;
+        }
         if !frontend.close().await? {
             break;
         }
         device.switch_state(XenbusState::InitWait).await?;
     }
-    Ok(())
+    Ok(Ended::Closed)
 }
 
 async fn announce(device: &Device, disk: &impl BlockDevice) -> Result<()> {
@@ -73,13 +77,13 @@ async fn announce(device: &Device, disk: &impl BlockDevice) -> Result<()> {
         .await
 }
 
-/// One connection, from the frontend's parameters to its end.
+/// One connection, from the frontend's parameters to its end. A frontend that breaks a ring is an error.
 async fn session<D: BlockDevice + 'static>(
     device: &Device,
     frontend: &mut Frontend<'_>,
     disk: &Rc<D>,
     buffers: &Rc<Buffers>,
-) -> Result<()> {
+) -> Result<Stop> {
     let protocol = device.read_peer_or("protocol", String::from(XEN_IO_PROTO_ABI_X86_64)).await?;
     if protocol.trim() != XEN_IO_PROTO_ABI_X86_64 {
         return Err(Errno::EOPNOTSUPP);
@@ -108,8 +112,12 @@ async fn session<D: BlockDevice + 'static>(
     }
     let stop = match select(backend.run(), frontend.gone()).await {
         Either::Left(stop) => stop,
-        Either::Right(_) => {
-            backend.close();
+        Either::Right(end) => {
+            if end == Ok(End::Restart) {
+                backend.die();
+            } else {
+                backend.close();
+            }
             backend.run().await
         }
     };
@@ -119,7 +127,7 @@ async fn session<D: BlockDevice + 'static>(
         return Err(Errno::EIO);
     }
     // The workers have nothing in flight; they let go of the ring and the mappings by themselves.
-    Ok(())
+    Ok(stop)
 }
 
 async fn ring_references(device: &Device) -> Result<Vec<GrantRef>> {

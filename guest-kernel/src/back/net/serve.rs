@@ -1,8 +1,8 @@
 //! A network backend found in the store: what it offers, its handshake, and its end.
 
 use super::{Accepts, Backend, Clock, Scratch};
-use crate::back::Stop;
-use crate::back::frontend::Frontend;
+use crate::back::frontend::{End, Frontend};
+use crate::back::{Ended, Stop};
 use crate::events::EventChannel;
 use crate::executor::{Either, select, sleep_until};
 use crate::grants::{Access, GrantMapping, Peer};
@@ -39,15 +39,17 @@ impl Clock for MachineClock {
 }
 
 /// Connects the frontend of `device` to `uplink`, one connection after another, until the device
-/// is taken away. Returns with everything given back and the state at `Closed`.
+/// is taken away or the backend dies. Returns with everything given back.
 pub async fn serve<U: Uplink + 'static>(
     device: &Device,
     uplink: Rc<U>,
     scratch: Rc<RefCell<Scratch>>,
-) -> Result<()> {
+) -> Result<Ended> {
     let result = sessions(device, uplink, scratch).await;
-    // The directory may be gone already.
-    let _ = device.switch_state(XenbusState::Closed).await;
+    if result != Ok(Ended::Died) {
+        // The directory may be gone already.
+        let _ = device.switch_state(XenbusState::Closed).await;
+    }
     result
 }
 
@@ -55,7 +57,7 @@ async fn sessions<U: Uplink + 'static>(
     device: &Device,
     uplink: Rc<U>,
     scratch: Rc<RefCell<Scratch>>,
-) -> Result<()> {
+) -> Result<Ended> {
     device
         .publish(&[
             ("feature-rx-copy", "1"),
@@ -72,22 +74,24 @@ async fn sessions<U: Uplink + 'static>(
     let mut frontend = Frontend::watch(device).await?;
     device.switch_state(XenbusState::InitWait).await?;
     while frontend.ready().await? {
-        session(device, &mut frontend, &uplink, &scratch).await?;
+        if session(device, &mut frontend, &uplink, &scratch).await? == Stop::Died {
+            return frontend.bury().await;
+        }
         if !frontend.close().await? {
             break;
         }
         device.switch_state(XenbusState::InitWait).await?;
     }
-    Ok(())
+    Ok(Ended::Closed)
 }
 
-/// One connection, from the frontend's parameters to its end.
+/// One connection, from the frontend's parameters to its end. A frontend that breaks a ring is an error.
 async fn session<U: Uplink + 'static>(
     device: &Device,
     frontend: &mut Frontend<'_>,
     uplink: &Rc<U>,
     scratch: &Rc<RefCell<Scratch>>,
-) -> Result<()> {
+) -> Result<Stop> {
     let map = async |key: &str| {
         let reference = GrantRef(device.read_peer(key).await?);
         GrantMapping::map(device.peer, &[reference], Access::ReadWrite)
@@ -120,6 +124,7 @@ async fn session<U: Uplink + 'static>(
     let clock = MachineClock;
     let stop = match select(backend.run(&clock), frontend.gone()).await {
         Either::Left(stop) => stop,
+        Either::Right(Ok(End::Restart)) => Stop::Died,
         Either::Right(_) => Stop::Closed,
     };
     backend.close();
@@ -129,7 +134,7 @@ async fn session<U: Uplink + 'static>(
         device.switch_state(XenbusState::Closing).await?;
         return Err(Errno::EIO);
     }
-    Ok(())
+    Ok(stop)
 }
 
 /// The `rate` node: so many bytes in so many microseconds.

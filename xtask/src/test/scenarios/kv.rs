@@ -98,7 +98,7 @@ fn own_image(name: &str) -> Result<PathBuf> {
     Ok(image)
 }
 
-fn cli(machine: &Machine, command: &str) -> Result<String> {
+pub(super) fn cli(machine: &Machine, command: &str) -> Result<String> {
     let mut cli = cmd::program("redis-cli");
     cli.args(["-p", &machine.port("kv")?.to_string()]).args(command.split(' '));
     Ok(cmd::output(cmd::program("timeout").arg("20").arg(cli.get_program()).args(cli.get_args()))?
@@ -106,7 +106,7 @@ fn cli(machine: &Machine, command: &str) -> Result<String> {
         .into())
 }
 
-fn wait_until_it_answers(machine: &Machine) -> Result<()> {
+pub(super) fn wait_until_it_answers(machine: &Machine) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     while !cli(machine, "PING").is_ok_and(|said| said == "PONG") {
         ensure!(Instant::now() < until, "kv is silent");
@@ -120,15 +120,15 @@ fn value(index: usize) -> String {
     format!("{index:0>100}")
 }
 
-/// Writes key after key, sixteen at a time, until the other side is gone.
-struct Writer {
+/// Writes key after key, sixteen at a time, until the other side is gone or it is told to end.
+pub(super) struct Writer {
     acknowledged: Arc<AtomicUsize>,
     gone: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Writer {
-    fn start(port: u16) -> Result<Self> {
+    pub(super) fn start(port: u16) -> Result<Self> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         let (acknowledged, gone) = (Arc::default(), Arc::default());
@@ -138,7 +138,7 @@ impl Writer {
     }
 
     /// Waits until at least `count` writes are acknowledged.
-    fn wait_for(&self, count: usize) -> Result<()> {
+    pub(super) fn wait_for(&self, count: usize) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         while self.acknowledged.load(Ordering::Relaxed) < count {
             ensure!(Instant::now() < until && !self.thread.is_finished(), "kv stops taking writes");
@@ -147,8 +147,13 @@ impl Writer {
         Ok(())
     }
 
-    /// How many writes were acknowledged before the other side's end.
-    fn end(self) -> Result<usize> {
+    /// How many writes were acknowledged so far.
+    pub(super) fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Ends; how many writes were acknowledged.
+    pub(super) fn end(self) -> Result<usize> {
         self.gone.store(true, Ordering::Relaxed);
         self.thread.join().ok().context("the writer died")?;
         Ok(self.acknowledged.load(Ordering::Relaxed))
@@ -160,6 +165,9 @@ fn write_until(mut stream: TcpStream, acknowledged: &AtomicUsize, gone: &AtomicB
     let Ok(reading) = stream.try_clone() else { return };
     let mut reading = BufReader::new(reading);
     for batch in 0.. {
+        if gone.load(Ordering::Relaxed) {
+            return;
+        }
         let set = |n: usize| format!("SET key:{n} {}\r\n", value(n));
         let text: String = (batch * BATCH..(batch + 1) * BATCH).map(set).collect();
         if stream.write_all(text.as_bytes()).is_err() {
@@ -182,7 +190,7 @@ fn write_until(mut stream: TcpStream, acknowledged: &AtomicUsize, gone: &AtomicB
 }
 
 /// Each of the `acknowledged` first keys has its value.
-fn all_there(machine: &Machine, acknowledged: usize) -> Result<()> {
+pub(super) fn all_there(machine: &Machine, acknowledged: usize) -> Result<()> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, machine.port("kv")?))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reading = BufReader::new(stream.try_clone()?).lines();

@@ -40,7 +40,7 @@ impl<H: Hypervisor> Shell<H> {
     }
 
     /// A domain other than dom0, which does not do this to itself.
-    fn guest(&self, text: &str, what: &str) -> Result<DomId, String> {
+    pub(super) fn guest(&self, text: &str, what: &str) -> Result<DomId, String> {
         match self.domain(text)? {
             DomId(0) => Err(format!("Cannot {what} privileged domain 0.\n")),
             domain => Ok(domain),

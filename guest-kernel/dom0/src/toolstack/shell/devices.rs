@@ -1,6 +1,10 @@
-//! `block-list` and `network-list`: what xenstore says of a domain's devices.
+//! A domain's devices: `block-list` and `network-list` say what xenstore says of them, `block-attach`,
+//! `block-detach` and their like for the network change them.
 
 use super::{Answer, Args, Outcome, Shell};
+use crate::toolstack::config::disk::{self, Disk};
+use crate::toolstack::config::vif::{Mac, Vif};
+use crate::toolstack::devices::KINDS;
 use crate::toolstack::hypervisor::Hypervisor;
 use alloc::format;
 use alloc::string::String;
@@ -92,6 +96,65 @@ impl<H: Hypervisor> Shell<H> {
                     "domain": domain.0, "index": number, "mac": mac, "backend_id": backend_id, "handle": handle,
                     "state": state, "event_channel": port, "tx_ring_ref": tx, "rx_ring_ref": rx, "backend": device.backend,
                 }));
+            }
+        }
+        Ok(Answer::new(text, json!(list)))
+    }
+
+    pub(super) fn block_attach(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "attach a disk to")?;
+        let disk = Disk::parse(&args.words[1..].join(","))?;
+        self.manager.attach_disk(domain, &disk)?;
+        Ok(Answer::new("", json!({ "domain": domain.0, "vdev": disk.number })))
+    }
+
+    pub(super) async fn block_detach(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "detach a disk from")?;
+        let name = args.word(1);
+        let number =
+            disk::number(name).ok_or_else(|| format!("\"{name}\" is no device name such as xvda"))?;
+        self.manager.detach(domain, "vbd", number, args.has('f')).await?;
+        Ok(Answer::done())
+    }
+
+    pub(super) fn network_attach(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "attach a network interface to")?;
+        let index = self.manager.attach_vif(domain, &Vif::parse(&args.words[1..].join(","))?)?;
+        Ok(Answer::new("", json!({ "domain": domain.0, "index": index })))
+    }
+
+    pub(super) async fn network_detach(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "detach a network interface from")?;
+        let word = args.word(1);
+        let index = match Mac::parse(word) {
+            Some(_) => {
+                let has = |device: &Device| {
+                    let mac = self.manager.store.read_text(&format!("{}/mac", device.front));
+                    mac.is_some_and(|mac| mac.eq_ignore_ascii_case(word))
+                };
+                self.devices(domain, "vif").into_iter().find(has).map(|device| device.number)
+            }
+            None => word.parse::<u32>().ok().map(i64::from),
+        };
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        let index = index.ok_or_else(|| format!("\"{word}\" is no interface of the domain"))?;
+        self.manager.detach(domain, "vif", index, args.has('f')).await?;
+        Ok(Answer::done())
+    }
+
+    pub(super) async fn backend_restart(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "restart the backends of")?;
+        let wanted = args.words.get(1).copied();
+        if let Some(kind) = wanted.filter(|kind| !KINDS.contains(kind)) {
+            return Err(format!("\"{kind}\" is neither vbd nor vif"));
+        }
+        let (mut text, mut list) = (String::new(), Vec::new());
+        for kind in KINDS.into_iter().filter(|kind| wanted.is_none_or(|wanted| wanted == *kind)) {
+            for device in self.devices(domain, kind) {
+                let Ok(id) = u32::try_from(device.number) else { continue };
+                self.manager.restart_backend(domain, kind, id).await?;
+                text += &format!("{kind} {id}: connected to another backend\n");
+                list.push(json!({ "kind": kind, "id": id }));
             }
         }
         Ok(Answer::new(text, json!(list)))

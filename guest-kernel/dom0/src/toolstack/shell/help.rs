@@ -55,6 +55,8 @@ const ALL_DOMAINS: Opt = flag('a', "all", "All guest domains");
 const WAIT: Opt = flag('w', "wait", "Wait for guest(s) to stop");
 const FALLBACK: Opt = flag('F', "force", "Fallback to ACPI power event for HVM guests; no effect here");
 
+const FORCE: Opt = flag('f', "force", "Also if the domain does not let go of it");
+
 /// Every command.
 pub const COMMANDS: &[Command] = &[
     command(
@@ -133,7 +135,36 @@ pub const COMMANDS: &[Command] = &[
         ],
     ),
     command("block-list", "<Domain(s)>", "List virtual block devices for a domain", 1, &[]),
+    command(
+        "block-attach",
+        "<Domain> <disk-spec-component(s)>...",
+        "Create a new virtual block device",
+        2,
+        &[],
+    ),
+    command("block-detach", "<Domain> <DevId>", "Destroy a domain's virtual block device", 2, &[FORCE]),
     command("network-list", "<Domain(s)>", "List virtual network interfaces for a domain", 1, &[]),
+    command(
+        "network-attach",
+        "<Domain> [mac=<mac>] [bridge=<bridge>] [ip=<ip>] [rate=<rate>]",
+        "Create a new virtual network device",
+        1,
+        &[],
+    ),
+    command(
+        "network-detach",
+        "<Domain> <DevId|mac>",
+        "Destroy a domain's virtual network device",
+        2,
+        &[FORCE],
+    ),
+    command(
+        "backend-restart",
+        "<Domain> [vbd|vif]",
+        "Let the backends of a domain's devices die and others take over (not a command of xl)",
+        1,
+        &[],
+    ),
     command("help", "[Command]", "Print this list, or how a command is used", 0, &[]),
 ];
 

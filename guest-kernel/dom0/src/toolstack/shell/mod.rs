@@ -148,7 +148,12 @@ impl<H: Hypervisor> Shell<H> {
             "mem-set" => self.mem_set(&args),
             "sched-credit2" => self.sched_credit2(&args),
             "block-list" => self.block_list(&args),
+            "block-attach" => self.block_attach(&args),
+            "block-detach" => self.block_detach(&args).await,
             "network-list" => self.network_list(&args),
+            "network-attach" => self.network_attach(&args),
+            "network-detach" => self.network_detach(&args).await,
+            "backend-restart" => self.backend_restart(&args).await,
             _ => help::help(args.words.first().copied()),
         }
     }
