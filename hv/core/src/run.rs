@@ -291,7 +291,7 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) {
     vcpu.runstate.lock().change(State::Running, clock::now());
     vcpu.timers.lock().poll = None;
     dom.ports.pollers.done(vcpu.id);
-    cx.upcall = vcpu.info.upcall_word();
+    cx.info = vcpu.info.get().copied();
     mm::load_gdt(cx);
     mm::load_ldt(cx);
     mm::load_root(if cx.kernel_mode { cx.kernel_root.as_ref() } else { cx.user_root.as_ref() });

@@ -27,66 +27,139 @@ mod imp {
         fn guest_zero(dst: *mut u8, len: usize) -> usize;
     }
 
-    /// Reads a word; 0 when it was done. A fault goes on behind the instruction with `left` still set.
-    ///
-    /// # Safety
-    /// The address lies outside the hypervisor's range.
-    #[inline(always)]
-    unsafe fn guest_read_u64(src: *const u64, out: &mut u64) -> usize {
-        let (v, left): (u64, usize);
-        // SAFETY: a fault is caught by the .ex_table entry; `v` is then whatever the register held.
-        unsafe {
+    /// Reads the named words one behind the other, in a straight line; 0 when all were read. A fault goes on behind the
+    /// last with 1, and the words are then whatever the registers held.
+    macro_rules! read_line {
+        ($src:expr; $($v:ident $offset:literal),+) => {{
+            let left: u32;
+            // SAFETY: the caller's range lies outside the hypervisor's, and each access's fault is caught by its
+            // .ex_table entry.
             core::arch::asm!(
-                "mov {l:e}, 1", "2: mov {v}, [{s}]", "xor {l:e}, {l:e}", "3:",
-                ".pushsection .ex_table, \"a\"", ".quad 2b, 3b", ".popsection",
-                v = out(reg) v, s = in(reg) src, l = out(reg) left, options(nostack, readonly)
-            )
-        };
-        *out = v;
-        left
+                "mov {left:e}, 1",
+                $(concat!(
+                    "2: mov {", stringify!($v), "}, [{src} + ", $offset, "]\n",
+                    ".pushsection .ex_table, \"a\"\n.quad 2b, 3f\n.popsection"
+                ),)+
+                "xor {left:e}, {left:e}", "3:",
+                src = in(reg) $src, left = out(reg) left, $($v = out(reg) $v,)+ options(nostack, readonly)
+            );
+            left
+        }};
     }
-    /// Writes a word; 0 when it was done.
-    ///
-    /// # Safety
-    /// As for the read.
-    #[inline(always)]
-    unsafe fn guest_write_u64(dst: *mut u64, v: u64) -> usize {
-        let left: usize;
-        // SAFETY: as above; guest memory is never a Rust object.
-        unsafe {
+    /// The same for writing.
+    macro_rules! write_line {
+        ($dst:expr; $($v:ident $offset:literal),+) => {{
+            let left: u32;
+            // SAFETY: as for `read_line`; guest memory is never a Rust object.
             core::arch::asm!(
-                "mov {l:e}, 1", "2: mov [{d}], {v}", "xor {l:e}, {l:e}", "3:",
-                ".pushsection .ex_table, \"a\"", ".quad 2b, 3b", ".popsection",
-                v = in(reg) v, d = in(reg) dst, l = out(reg) left, options(nostack)
-            )
-        };
-        left
+                "mov {left:e}, 1",
+                $(concat!(
+                    "2: mov [{dst} + ", $offset, "], {", stringify!($v), "}\n",
+                    ".pushsection .ex_table, \"a\"\n.quad 2b, 3f\n.popsection"
+                ),)+
+                "xor {left:e}, {left:e}", "3:",
+                dst = in(reg) $dst, left = out(reg) left, $($v = in(reg) $v,)+ options(nostack)
+            );
+            left
+        }};
     }
-    /// Reads half a word; 0 when it was done.
+    /// Reads `$n` words into an array by [`read_line`].
+    macro_rules! read_array {
+        ($src:expr, $to:expr; $($v:ident $offset:literal),+) => {{
+            $(let $v: u64;)+
+            let left = read_line!($src; $($v $offset),+);
+            $to.copy_from_slice(&[$($v),+]);
+            left == 0
+        }};
+    }
+    macro_rules! write_array {
+        ($dst:expr, $from:expr; $($v:ident $offset:literal),+) => {{
+            let [$($v),+] = $from;
+            write_line!($dst; $($v $offset),+) == 0
+        }};
+    }
+
+    /// Reads up to nine words; whether it was done.
     ///
     /// # Safety
-    /// As for the read of a word.
+    /// They lie outside the hypervisor's range, and SMAP's window is open.
     #[inline(always)]
-    unsafe fn guest_read_u32(src: *const u32, out: &mut u32) -> usize {
-        let (v, left): (u32, usize);
+    unsafe fn read_straight(src: u64, to: &mut [u64]) -> bool {
+        // SAFETY: the caller's.
+        unsafe {
+            match to.len() {
+                0 => true,
+                1 => read_array!(src, to; a 0),
+                2 => read_array!(src, to; a 0, b 8),
+                3 => read_array!(src, to; a 0, b 8, c 16),
+                4 => read_array!(src, to; a 0, b 8, c 16, d 24),
+                n => {
+                    let (first, rest) = to.split_at_mut(5);
+                    read_array!(src, first; a 0, b 8, c 16, d 24, e 32) && match n {
+                        5 => true,
+                        6 => read_array!(src, rest; a 40),
+                        7 => read_array!(src, rest; a 40, b 48),
+                        8 => read_array!(src, rest; a 40, b 48, c 56),
+                        9 => read_array!(src, rest; a 40, b 48, c 56, d 64),
+                        _ => false,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes up to nine words; whether it was done.
+    ///
+    /// # Safety
+    /// As for [`read_straight`].
+    #[inline(always)]
+    unsafe fn write_straight(dst: u64, from: &[u64]) -> bool {
+        // SAFETY: the caller's.
+        unsafe {
+            match *from {
+                [] => true,
+                [a] => write_array!(dst, [a]; a 0),
+                [a, b] => write_array!(dst, [a, b]; a 0, b 8),
+                [a, b, c] => write_array!(dst, [a, b, c]; a 0, b 8, c 16),
+                [a, b, c, d] => write_array!(dst, [a, b, c, d]; a 0, b 8, c 16, d 24),
+                [a, b, c, d, e] => write_array!(dst, [a, b, c, d, e]; a 0, b 8, c 16, d 24, e 32),
+                [a, b, c, d, e, f] => write_array!(dst, [a, b, c, d, e, f]; a 0, b 8, c 16, d 24, e 32, f 40),
+                [a, b, c, d, e, f, g] => {
+                    write_array!(dst, [a, b, c, d, e, f, g]; a 0, b 8, c 16, d 24, e 32, f 40, g 48)
+                }
+                [a, b, c, d, e, f, g, h] => {
+                    write_array!(dst, [a, b, c, d, e, f, g, h]; a 0, b 8, c 16, d 24, e 32, f 40, g 48, h 56)
+                }
+                _ => false,
+            }
+        }
+    }
+
+    /// Reads half a word; whether it was done.
+    ///
+    /// # Safety
+    /// As for [`read_straight`].
+    #[inline(always)]
+    unsafe fn read_half(src: u64, to: &mut u32) -> bool {
+        let (v, left): (u32, u32);
         // SAFETY: as for a word.
         unsafe {
             core::arch::asm!(
                 "mov {l:e}, 1", "2: mov {v:e}, [{s}]", "xor {l:e}, {l:e}", "3:",
                 ".pushsection .ex_table, \"a\"", ".quad 2b, 3b", ".popsection",
-                v = out(reg) v, s = in(reg) src, l = out(reg) left, options(nostack, readonly)
+                v = lateout(reg) v, s = in(reg) src, l = out(reg) left, options(nostack, readonly)
             )
         };
-        *out = v;
-        left
+        *to = v;
+        left == 0
     }
-    /// Writes half a word; 0 when it was done.
+    /// Writes half a word; whether it was done.
     ///
     /// # Safety
-    /// As for the read of a word.
+    /// As for [`read_straight`].
     #[inline(always)]
-    unsafe fn guest_write_u32(dst: *mut u32, v: u32) -> usize {
-        let left: usize;
+    unsafe fn write_half(dst: u64, v: u32) -> bool {
+        let left: u32;
         // SAFETY: as for a word.
         unsafe {
             core::arch::asm!(
@@ -95,48 +168,46 @@ mod imp {
                 v = in(reg) v, d = in(reg) dst, l = out(reg) left, options(nostack)
             )
         };
-        left
+        left == 0
     }
+
     /// Copies a small structure, a multiple of 4 bytes long; whether it was done.
     #[inline(always)]
     pub fn copy_in_small(dst: &mut [u8], at: u64) -> bool {
         let (words, half) = dst.as_chunks_mut::<8>();
-        let end = at + 8 * words.len() as u64;
+        let mut private = [0; 9];
+        let n = words.len();
+        let mut last = 0;
         stac();
-        let mut done = words.iter_mut().enumerate().all(|(i, word)| {
-            let mut v = 0;
-            // SAFETY: as for `copy_in`, word by word.
-            let left = unsafe { guest_read_u64((at + 8 * i as u64) as *const u64, &mut v) };
-            *word = v.to_ne_bytes();
-            left == 0
-        });
-        if let Some(half) = half.first_chunk_mut::<4>()
-            && done
-        {
-            let mut v = 0;
-            // SAFETY: as for `copy_in`: the last 4 bytes.
-            done = unsafe { guest_read_u32(end as *const u32, &mut v) } == 0;
-            *half = v.to_ne_bytes();
-        }
+        // SAFETY: the caller checked the range; the half word is the last 4 bytes of it.
+        let done = unsafe {
+            read_straight(at, &mut private[..n])
+                && (half.is_empty() || read_half(at.wrapping_add(8 * n as u64), &mut last))
+        };
         clac();
+        for (word, v) in words.iter_mut().zip(private) {
+            *word = v.to_ne_bytes();
+        }
+        half.copy_from_slice(&last.to_ne_bytes()[..half.len()]);
         done
     }
     /// The same to the guest.
     #[inline(always)]
     pub fn copy_out_small(at: u64, src: &[u8]) -> bool {
         let (words, half) = src.as_chunks::<8>();
-        let end = at + 8 * words.len() as u64;
-        stac();
-        let mut done = words.iter().enumerate().all(|(i, word)| {
-            // SAFETY: as for `copy_out`, word by word.
-            unsafe { guest_write_u64((at + 8 * i as u64) as *mut u64, u64::from_ne_bytes(*word)) == 0 }
-        });
-        if let Some(half) = half.first_chunk::<4>()
-            && done
-        {
-            // SAFETY: as for `copy_out`: the last 4 bytes.
-            done = unsafe { guest_write_u32(end as *mut u32, u32::from_ne_bytes(*half)) } == 0;
+        let mut private = [0; 8];
+        let n = words.len();
+        for (v, word) in private.iter_mut().zip(words) {
+            *v = u64::from_ne_bytes(*word);
         }
+        stac();
+        // SAFETY: the caller checked the range; the half word is the last 4 bytes of it.
+        let done = unsafe {
+            write_straight(at, &private[..n])
+                && half.first_chunk::<4>().is_none_or(|half| {
+                    write_half(at.wrapping_add(8 * n as u64), u32::from_ne_bytes(*half))
+                })
+        };
         clac();
         done
     }
@@ -162,39 +233,14 @@ mod imp {
         clac();
         left
     }
-    #[inline(always)]
-    pub fn read_u64(at: u64) -> Option<u64> {
-        let mut v = 0;
-        stac();
-        // SAFETY: as for `copy_in`.
-        let left = unsafe { guest_read_u64(at as *const u64, &mut v) };
-        clac();
-        (left == 0).then_some(v)
-    }
+    /// Writes up to eight words; whether it was done.
     #[inline(always)]
     pub fn write_words(at: u64, words: &[u64]) -> bool {
         stac();
-        // SAFETY: as for `copy_out`, word by word.
-        let done = words.iter().enumerate().all(|(i, w)| unsafe { guest_write_u64((at + 8 * i as u64) as *mut u64, *w) } == 0);
+        // SAFETY: the caller checked the range.
+        let done = unsafe { write_straight(at, words) };
         clac();
         done
-    }
-    #[inline(always)]
-    pub fn read_words<const N: usize>(at: u64) -> Option<[u64; N]> {
-        let mut out = [0; N];
-        stac();
-        // SAFETY: as for `copy_in`, word by word.
-        let done = out.iter_mut().enumerate().all(|(i, w)| unsafe { guest_read_u64((at + 8 * i as u64) as *const u64, w) } == 0);
-        clac();
-        done.then_some(out)
-    }
-    #[inline(always)]
-    pub fn write_u64(at: u64, v: u64) -> bool {
-        stac();
-        // SAFETY: as for `copy_out`.
-        let left = unsafe { guest_write_u64(at as *mut u64, v) };
-        clac();
-        left == 0
     }
 }
 
@@ -219,15 +265,6 @@ mod imp {
     pub fn write_words(_: u64, _: &[u64]) -> bool {
         false
     }
-    pub fn read_words<const N: usize>(_: u64) -> Option<[u64; N]> {
-        None
-    }
-    pub fn read_u64(_: u64) -> Option<u64> {
-        None
-    }
-    pub fn write_u64(_: u64, _: u64) -> bool {
-        false
-    }
 }
 
 /// Copies bytes from the guest.
@@ -246,27 +283,35 @@ pub fn copy_out(at: GuestAddr, src: &[u8]) -> Result<(), Fault> {
 pub fn zero(at: GuestAddr, len: usize) -> Result<(), Fault> {
     if access_ok(at, len) && imp::zero(at.0, len) == 0 { Ok(()) } else { Err(Fault) }
 }
-/// Whether a structure of `len` bytes is copied in a straight line of words rather than in a loop.
-const fn is_small(len: usize) -> bool {
-    len <= 64 && len.is_multiple_of(4)
+/// Whether a structure of `len` bytes is copied in a straight line of up to `words` words rather than in a loop.
+const fn is_small(len: usize, words: usize) -> bool {
+    len <= 8 * words && len.is_multiple_of(4)
+}
+/// As [`access_ok`], for the few bytes (at most 72) of a small structure: only where it begins is looked at. From a
+/// guest's last address below the hypervisor its end reaches non-canonical addresses, and the access faults; from the
+/// address space's last it wraps to its first, the guest's own.
+#[inline(always)]
+fn begins_ok(at: GuestAddr) -> bool {
+    const END: u64 = 0xffff_8800_0000_0000;
+    at.0.wrapping_sub(END) < (1 << 47) + END.wrapping_neg()
 }
 /// Reads a structure from the guest.
-#[inline]
+#[inline(always)]
 pub fn read<T: FromBytes + IntoBytes>(at: GuestAddr) -> Result<T, Fault> {
     let mut v = T::new_zeroed();
-    if const { !is_small(size_of::<T>()) } {
+    if const { !is_small(size_of::<T>(), 9) } {
         copy_in(v.as_mut_bytes(), at)?;
-    } else if !access_ok(at, size_of::<T>()) || !imp::copy_in_small(v.as_mut_bytes(), at.0) {
+    } else if !begins_ok(at) || !imp::copy_in_small(v.as_mut_bytes(), at.0) {
         return Err(Fault);
     }
     Ok(v)
 }
 /// Writes a structure to the guest.
-#[inline]
+#[inline(always)]
 pub fn write<T: IntoBytes + zerocopy::Immutable>(at: GuestAddr, v: &T) -> Result<(), Fault> {
-    if const { !is_small(size_of::<T>()) } {
+    if const { !is_small(size_of::<T>(), 8) } {
         copy_out(at, v.as_bytes())
-    } else if access_ok(at, size_of::<T>()) && imp::copy_out_small(at.0, v.as_bytes()) {
+    } else if begins_ok(at) && imp::copy_out_small(at.0, v.as_bytes()) {
         Ok(())
     } else {
         Err(Fault)
@@ -287,23 +332,13 @@ pub fn offset<T>(array: GuestAddr, i: u64) -> Result<GuestAddr, Fault> {
     let by = i.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
     array.0.checked_add(by).map(GuestAddr).ok_or(Fault)
 }
-/// Reads one aligned word.
+/// Writes up to eight words, in order.
 #[inline(always)]
-pub fn read_u64(at: GuestAddr) -> Result<u64, Fault> {
-    if access_ok(at, 8) { imp::read_u64(at.0).ok_or(Fault) } else { Err(Fault) }
-}
-/// Writes words, in order.
-#[inline]
 pub fn write_words(at: GuestAddr, words: &[u64]) -> Result<(), Fault> {
-    if access_ok(at, 8 * words.len()) && imp::write_words(at.0, words) { Ok(()) } else { Err(Fault) }
-}
-/// Reads words, in order.
-#[inline]
-pub fn read_words<const N: usize>(at: GuestAddr) -> Result<[u64; N], Fault> {
-    if access_ok(at, 8 * N) { imp::read_words(at.0).ok_or(Fault) } else { Err(Fault) }
+    if begins_ok(at) && imp::write_words(at.0, words) { Ok(()) } else { Err(Fault) }
 }
 /// Writes one aligned word.
 #[inline(always)]
 pub fn write_u64(at: GuestAddr, v: u64) -> Result<(), Fault> {
-    if access_ok(at, 8) && imp::write_u64(at.0, v) { Ok(()) } else { Err(Fault) }
+    write_words(at, &[v])
 }

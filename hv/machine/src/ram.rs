@@ -180,10 +180,21 @@ impl View<'_> {
     }
 }
 
+/// Parts of the frame to use often. Whoever keeps one keeps the handle that the page came from.
 impl<'a> Page<'a> {
-    /// A word of the frame to look at often. Whoever keeps it keeps the handle that the page came from.
-    pub fn word_u16(&self, offset: usize) -> &'a AtomicU16 {
-        self.0.cell_u16(offset)
+    /// One byte.
+    pub fn byte(&self, offset: usize) -> &'a AtomicU8 {
+        self.0.cell_u8(offset)
+    }
+    /// One word.
+    pub fn word(&self, offset: usize) -> &'a AtomicU64 {
+        self.0.cell_u64(offset)
+    }
+    /// `N` words, one behind the other.
+    pub fn words<const N: usize>(&self, offset: usize) -> &'a [AtomicU64; N] {
+        assert!(offset.is_multiple_of(8), "unaligned access");
+        // SAFETY: `at` bounds all N words, the assertion aligns them, and atomics may be shared with guests.
+        unsafe { &*self.0.ram.at(self.0.mfn, offset, 8 * N).cast() }
     }
 }
 

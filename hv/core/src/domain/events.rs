@@ -6,6 +6,8 @@ use super::{Domain, Vcpu, find};
 use crate::event::{Delivery, Route, SharedBits, Side};
 use alloc::sync::Arc;
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use hv_machine::frame::Shared;
 use hv_machine::x86_64::percpu;
 use shared_abi::xen::SharedInfo;
 use shared_abi::{Errno, Port};
@@ -13,26 +15,48 @@ use shared_abi::{Errno, Port};
 const PENDING: usize = offset_of!(SharedInfo, evtchn_pending);
 const MASK: usize = offset_of!(SharedInfo, evtchn_mask);
 
+/// The event bits of a shared_info page. Its domain keeps the page.
+pub struct Bits {
+    pending: &'static [AtomicU64; 64],
+    mask: &'static [AtomicU64; 64],
+}
+
+impl Bits {
+    /// Those of a page.
+    pub fn of(shared: &Shared<'static>) -> Bits {
+        Bits { pending: shared.page().words(PENDING), mask: shared.page().words(MASK) }
+    }
+}
+
+/// The word of a port below 4096, and its bit.
+#[inline(always)]
+fn place(words: &[AtomicU64; 64], port: u32) -> (&AtomicU64, u64) {
+    (&words[port as usize / 64 % 64], 1 << (port % 64))
+}
+
 impl SharedBits for Domain {
     #[inline]
     fn test_and_set_pending(&self, port: u32) -> bool {
-        let bit = 1 << (port & 63);
-        self.shared.page().or_u64(PENDING + (port as usize / 64) * 8, bit) & bit != 0
+        let (word, bit) = place(self.bits.pending, port);
+        word.fetch_or(bit, SeqCst) & bit != 0
     }
     fn clear_pending(&self, port: u32) {
-        self.shared.page().and_u64(PENDING + (port as usize / 64) * 8, !(1 << (port & 63)));
+        let (word, bit) = place(self.bits.pending, port);
+        word.fetch_and(!bit, SeqCst);
     }
     #[inline]
     fn is_pending(&self, port: u32) -> bool {
-        self.shared.page().load_u64(PENDING + (port as usize / 64) * 8) & 1 << (port & 63) != 0
+        let (word, bit) = place(self.bits.pending, port);
+        word.load(SeqCst) & bit != 0
     }
     #[inline]
     fn is_masked(&self, port: u32) -> bool {
-        self.shared.page().load_u64(MASK + (port as usize / 64) * 8) & 1 << (port & 63) != 0
+        let (word, bit) = place(self.bits.mask, port);
+        word.load(SeqCst) & bit != 0
     }
     fn test_and_clear_mask(&self, port: u32) -> bool {
-        let bit = 1 << (port & 63);
-        self.shared.page().and_u64(MASK + (port as usize / 64) * 8, !bit) & bit != 0
+        let (word, bit) = place(self.bits.mask, port);
+        word.fetch_and(!bit, SeqCst) & bit != 0
     }
     #[inline]
     fn test_and_set_selector(&self, vcpu: u32, word: u32) -> bool {
@@ -53,20 +77,27 @@ impl SharedBits for Domain {
 
 impl Domain {
     /// Does what a delivery asks for.
+    #[inline]
     pub fn told(&self, port: Port, d: Delivery) {
         if let Some(v) = d.kick.and_then(|id| self.vcpu(id)) {
             v.notify();
         }
         if d.polled {
-            while let Some(id) = self.ports.pollers.take(port) {
-                if let Some(v) = self.vcpu(id) {
-                    v.unblock(pause::BLOCKED);
-                }
+            self.wake_pollers(port);
+        }
+    }
+
+    #[cold]
+    fn wake_pollers(&self, port: Port) {
+        while let Some(id) = self.ports.pollers.take(port) {
+            if let Some(v) = self.vcpu(id) {
+                v.unblock(pause::BLOCKED);
             }
         }
     }
 
     /// Sends an event from one of this domain's ports (`EVTCHNOP_send`).
+    #[inline]
     pub fn send(&self, port: Port) -> Result<(), Errno> {
         match self.ports.route(port)? {
             Route::Nowhere => {}
@@ -105,7 +136,6 @@ impl Vcpu {
     /// It has an upcall pending: wake it, or have its CPU look.
     #[inline]
     pub fn notify(self: &Arc<Self>) {
-        use core::sync::atomic::Ordering::SeqCst;
         if self.blocked.load(SeqCst) & pause::BLOCKED != 0 {
             self.unblock(pause::BLOCKED);
         }

@@ -8,7 +8,7 @@
 use super::Domain;
 use alloc::sync::Arc;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU16, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use hv_machine::frame::{Frame, Shared, Writable};
 use hv_machine::ram::Page;
 use shared_abi::Errno;
@@ -18,28 +18,81 @@ use spin::Once;
 const PENDING: usize = offset_of!(VcpuInfo, evtchn_upcall_pending);
 const MASK: usize = offset_of!(VcpuInfo, evtchn_upcall_mask);
 const SEL: usize = offset_of!(VcpuInfo, evtchn_pending_sel);
-const _: () = assert!(PENDING == 0 && MASK == 1);
 const ARCH: usize = offset_of!(VcpuInfo, arch);
 const TIME: usize = offset_of!(VcpuInfo, time);
 
-/// Whether an upcall is pending (the lower byte) and not masked (the upper).
-#[inline(always)]
-pub fn deliverable(word: &AtomicU16) -> bool {
-    let both = word.load(SeqCst);
-    both & 0xff != 0 && both >> 8 == 0
+/// The words of a `vcpu_info`, wherever it lies. Whose slot it is keeps the frame.
+#[derive(Clone, Copy)]
+pub struct Info {
+    pending: &'static AtomicU8,
+    mask: &'static AtomicU8,
+    selector: &'static AtomicU64,
+    cr2: &'static AtomicU64,
+}
+
+impl Info {
+    fn at(page: &Page<'static>, at: usize) -> Info {
+        Info {
+            pending: page.byte(at + PENDING),
+            mask: page.byte(at + MASK),
+            selector: page.word(at + SEL),
+            cr2: page.word(at + ARCH),
+        }
+    }
+    /// Whether an upcall is pending and not masked.
+    #[inline(always)]
+    pub fn deliverable(&self) -> bool {
+        self.pending.load(SeqCst) != 0 && self.mask.load(SeqCst) == 0
+    }
+    /// Marks an upcall pending; says whether it was before.
+    #[inline]
+    pub fn set_pending(&self) -> bool {
+        self.pending.swap(1, SeqCst) != 0
+    }
+    /// Sets a bit of the selector word; says whether it was set before.
+    #[inline]
+    pub fn set_selector(&self, bit: u32) -> bool {
+        self.selector.fetch_or(1 << bit, SeqCst) & 1 << bit != 0
+    }
+    /// Whether upcalls are masked.
+    #[inline]
+    pub fn upcalls_masked(&self) -> bool {
+        self.mask.load(SeqCst) != 0
+    }
+    /// Masks upcalls; says whether they were before.
+    #[inline]
+    pub fn mask_upcalls(&self) -> bool {
+        self.mask.swap(1, SeqCst) != 0
+    }
+    /// Masks or unmasks upcalls.
+    #[inline]
+    pub fn set_mask(&self, masked: bool) {
+        self.mask.store(masked.into(), SeqCst);
+    }
+    /// The guest's CR2.
+    pub fn cr2(&self) -> u64 {
+        self.cr2.load(SeqCst)
+    }
+    /// Sets the guest's CR2.
+    #[inline]
+    pub fn set_cr2(&self, v: u64) {
+        self.cr2.store(v, SeqCst);
+    }
 }
 
 /// Where a vcpu's `vcpu_info` is.
 pub struct InfoSlot {
-    shared: Option<(Arc<Shared<'static>>, usize)>,
-    registered: Once<(Frame<'static, Writable>, usize)>,
+    /// In shared_info: the page's handle, the offset there, and the words.
+    first: Option<(Arc<Shared<'static>>, usize, Info)>,
+    registered: Once<(Frame<'static, Writable>, usize, Info)>,
 }
 
 impl InfoSlot {
     /// Its first place.
     pub fn in_shared_info(domain: &Arc<Domain>, vcpu: u32) -> InfoSlot {
         let at = offset_of!(SharedInfo, vcpu_info) + vcpu as usize * size_of::<VcpuInfo>();
-        InfoSlot { shared: (vcpu < 32).then(|| (domain.shared.clone(), at)), registered: Once::new() }
+        let first = (vcpu < 32).then(|| (domain.shared.clone(), at, Info::at(&domain.shared.page(), at)));
+        InfoSlot { first, registered: Once::new() }
     }
 
     /// Moves it to `offset` of a frame of the guest's, with its contents.
@@ -51,96 +104,79 @@ impl InfoSlot {
             return Err(Errno::EINVAL);
         }
         let mut old = [0u8; size_of::<VcpuInfo>()];
-        match &self.shared {
-            Some((s, at)) => s.page().read(*at, &mut old),
+        match &self.first {
+            Some((s, at, _)) => s.page().read(*at, &mut old),
             None => old[MASK] = 1,
         }
         frame.page().write(offset, &old);
-        self.registered.call_once(|| (frame, offset));
+        let info = Info::at(&frame.page(), offset);
+        self.registered.call_once(|| (frame, offset, info));
         // An event may have been marked in the old place meanwhile: look at all of them once.
-        if let Some((p, at)) = self.place() {
-            p.store_u64(at + SEL, !0);
-            p.store_u8(at + PENDING, 1);
+        if let Some(info) = self.get() {
+            info.selector.store(!0, SeqCst);
+            info.pending.store(1, SeqCst);
         }
         Ok(())
     }
 
     /// Whether the vcpu has such a place at all (vcpus from 32 on have none before they register one).
     pub fn exists(&self) -> bool {
-        self.shared.is_some() || self.registered.is_completed()
+        self.get().is_some()
     }
 
+    /// Its words where it lies now.
     #[inline]
-    fn place(&self) -> Option<(Page<'static>, usize)> {
+    pub fn get(&self) -> Option<&Info> {
         match self.registered.get() {
-            Some((f, at)) => Some((f.page(), *at)),
-            None => self.shared.as_ref().map(|(s, at)| (s.page(), *at)),
+            Some((_, _, info)) => Some(info),
+            None => self.first.as_ref().map(|(_, _, info)| info),
         }
     }
 
     /// Whether an upcall is pending and not masked.
     #[inline]
     pub fn deliverable(&self) -> bool {
-        self.upcall_word().is_some_and(deliverable)
-    }
-    /// Pending and mask as one word, for the CPU that runs the vcpu and so keeps this slot.
-    pub fn upcall_word(&self) -> Option<&'static AtomicU16> {
-        self.place().map(|(p, at)| p.word_u16(at + PENDING))
+        self.get().is_some_and(Info::deliverable)
     }
     /// Marks an upcall pending; says whether it was before.
     #[inline]
     pub fn set_pending(&self) -> bool {
-        self.place().is_none_or(|(p, at)| p.swap_u8(at + PENDING, 1) != 0)
+        self.get().is_none_or(Info::set_pending)
     }
     /// Sets a bit of the selector word; says whether it was set before.
     #[inline]
     pub fn set_selector(&self, bit: u32) -> bool {
-        self.place().is_none_or(|(p, at)| p.or_u64(at + SEL, 1 << bit) & 1 << bit != 0)
+        self.get().is_none_or(|info| info.set_selector(bit))
     }
     /// Sets a bit of the selector word, then marks an upcall pending; says whether neither was set before.
     #[inline]
     pub fn tell(&self, bit: u32) -> bool {
-        self.place().is_some_and(|(p, at)| {
-            p.or_u64(at + SEL, 1 << bit) & 1 << bit == 0 && p.swap_u8(at + PENDING, 1) == 0
-        })
-    }
-    /// Whether upcalls are masked.
-    #[inline]
-    pub fn upcalls_masked(&self) -> bool {
-        self.place().is_none_or(|(p, at)| p.load_u8(at + MASK) != 0)
-    }
-    /// Masks upcalls; says whether they were before.
-    #[inline]
-    pub fn mask_upcalls(&self) -> bool {
-        self.place().is_none_or(|(p, at)| p.swap_u8(at + MASK, 1) != 0)
+        self.get().is_some_and(|info| !info.set_selector(bit) && !info.set_pending())
     }
     /// Masks or unmasks upcalls.
     #[inline]
     pub fn set_mask(&self, masked: bool) {
-        if let Some((p, at)) = self.place() {
-            p.store_u8(at + MASK, masked.into());
+        if let Some(info) = self.get() {
+            info.set_mask(masked);
         }
     }
     /// The guest's CR2.
     pub fn cr2(&self) -> u64 {
-        self.place().map_or(0, |(p, at)| p.load_u64(at + ARCH))
-    }
-    /// Sets the guest's CR2.
-    #[inline]
-    pub fn set_cr2(&self, v: u64) {
-        if let Some((p, at)) = self.place() {
-            p.store_u64(at + ARCH, v);
-        }
+        self.get().map_or(0, Info::cr2)
     }
 
     /// Writes the clock's parameters by the version protocol of xen.h `vcpu_time_info`: odd while it changes.
     pub fn set_time(&self, t: &VcpuTimeInfo) {
-        let Some((p, at)) = self.place() else { return };
+        let (page, at) = match (self.registered.get(), &self.first) {
+            (Some((f, at, _)), _) => (f.page(), *at),
+            (None, Some((s, at, _))) => (s.page(), *at),
+            (None, None) => return,
+        };
         let at = at + TIME;
-        let version = p.load_u32(at) & !1;
-        p.store_u32(at, version | 1);
+        let version = page.load_u32(at) & !1;
+        page.store_u32(at, version | 1);
         let bytes = zerocopy::IntoBytes::as_bytes(t);
-        p.write(at + 8, &bytes[8..]);
-        p.store_u32(at, version.wrapping_add(2));
+        page.write(at + 8, &bytes[8..]);
+        page.store_u32(at, version.wrapping_add(2));
     }
 }

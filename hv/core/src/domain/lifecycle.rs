@@ -5,7 +5,7 @@
 //! the next call goes on from, so a destroy that is preempted or retried costs nothing twice and loses
 //! nothing.
 
-use super::events::raise_global_virq;
+use super::events::{Bits, raise_global_virq};
 use super::grants::{self, Grants, Limits};
 use super::vcpu::{Callback, pause};
 use super::{Context, Domain, Vcpu, list};
@@ -68,6 +68,7 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         id: spec.id,
         handle: Mutex::new(rank::DOMAIN, spec.handle),
         control: spec.control,
+        bits: Bits::of(&shared),
         shared,
         ports,
         event_lock: Mutex::new(rank::EVENT, event::Control::new()),

@@ -46,6 +46,8 @@ pub struct Domain {
     pub control: bool,
     /// Its shared_info page.
     pub shared: Arc<Shared<'static>>,
+    /// The event bits in there.
+    pub bits: events::Bits,
     /// Its event channels.
     pub ports: event::Ports,
     /// The lock of its event channels.

@@ -2,12 +2,13 @@
 //! ([`Context`], locked for as long as it runs).
 
 use super::Domain;
+use super::info::Info;
 use crate::mm::Root;
 use crate::time::{Runstate, VcpuTimer};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arrayvec::ArrayVec;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::vcpu::VcpuState;
 use hv_machine::frame::Work;
@@ -124,8 +125,8 @@ pub struct Context {
     pub ldt_base: u64,
     /// Entries of the LDT.
     pub ldt_entries: u32,
-    /// Its pending and mask bytes, while it runs (`info` says where they are).
-    pub upcall: Option<&'static AtomicU16>,
+    /// Its `vcpu_info`, while it runs (`Vcpu::info` says where that is, and keeps it).
+    pub info: Option<Info>,
     /// CR0.TS as the guest sees it.
     pub task_switched: bool,
     /// CR4 as the guest sees it.
@@ -165,7 +166,7 @@ impl Context {
             ldt: ArrayVec::new(),
             ldt_base: 0,
             ldt_entries: 0,
-            upcall: None,
+            info: None,
             task_switched: false,
             cr4: 0,
             iopl: 0,

@@ -53,7 +53,7 @@ pub struct Delivery {
 
 impl Ports {
     /// Marks `port` pending and finds out whom to tell.
-    #[inline]
+    #[inline(always)]
     pub(super) fn set_pending<B: SharedBits + ?Sized>(&self, bits: &B, port: Port, vcpu: u32) -> Delivery {
         if bits.test_and_set_pending(port.0) {
             return Delivery::default();
@@ -64,7 +64,7 @@ impl Ports {
 
     /// Receives, at this domain's `port`, what `from` sent on its port `from_port`. When the two
     /// ports are no longer a pair (a close raced), the event is dropped.
-    #[inline]
+    #[inline(always)]
     pub fn receive<B: SharedBits + ?Sized>(
         &self,
         bits: &B,

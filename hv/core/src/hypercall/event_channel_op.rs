@@ -14,6 +14,7 @@ use shared_abi::xen::NR_VIRQS;
 use shared_abi::{DomId, GuestAddr, Port, VcpuId};
 
 /// `event_channel_op(cmd, arg)`.
+#[inline(always)]
 pub fn event_channel_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     // The one that is made for every event.
     if a[0] as u32 == EVTCHNOP_SEND {

@@ -30,6 +30,8 @@ pub fn iret(cur: &mut Current<'_>) -> HcResult {
         r.rcx = f.rcx;
     }
     r.changed();
-    cur.vcpu.info.set_mask(f.rflags & IF == 0);
+    if let Some(info) = &cur.cx.info {
+        info.set_mask(f.rflags & IF == 0);
+    }
     Ok(f.rax)
 }

@@ -98,6 +98,10 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         }
         VCPUOP_REGISTER_VCPU_INFO => {
             let r: VcpuRegisterVcpuInfo = guest_mem::read(arg)?;
+            // The CPU that runs a vcpu keeps where its words are.
+            if !own && v.blocked.load(SeqCst) & pause::DOWN == 0 {
+                return Err(Errno::EINVAL.into());
+            }
             let offset = r.offset as usize;
             if offset > 4096 - size_of::<shared_abi::xen::VcpuInfo>() || offset % 8 != 0 {
                 return Err(Errno::EINVAL.into());
@@ -106,7 +110,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             v.info.register(frame, offset)?;
             v.info.set_time(&run::time_info());
             if own {
-                cur.cx.upcall = v.info.upcall_word();
+                cur.cx.info = v.info.get().copied();
             }
             v.notify();
         }

@@ -29,6 +29,7 @@ struct Entry {
 }
 
 /// Gives the guest an exception, through its trap table.
+#[inline(never)]
 pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> Result<(), CannotEnter> {
     let t = cur.cx.traps[usize::from(vector)];
     if t.address == 0 {
@@ -39,13 +40,16 @@ pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> 
 
 /// Gives the guest a page fault: the address goes into vcpu_info's arch.cr2.
 pub fn page_fault(cur: &mut Current<'_>, cr2: u64, error_code: u32) -> Result<(), CannotEnter> {
-    cur.vcpu.info.set_cr2(cr2);
+    if let Some(info) = &cur.cx.info {
+        info.set_cr2(cr2);
+    }
     // A PV kernel runs in ring 3, but expects its own faults to look like a kernel's.
     let code = if cur.cx.kernel_mode { error_code & !4 } else { error_code | 4 };
     exception(cur, 14, Some(code))
 }
 
 /// A system call from user mode.
+#[inline(always)]
 pub fn callback(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
     if c.address == 0 {
         return Err(CannotEnter("system call without a handler"));
@@ -54,6 +58,7 @@ pub fn callback(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
 }
 
 /// The event upcall.
+#[inline(always)]
 pub fn upcall(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     let rip = cur.cx.event;
     if rip == 0 {
@@ -69,6 +74,7 @@ pub fn nmi(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     enter(cur, Entry { rip, mask_events: false, error_code: None })
 }
 
+#[inline(always)]
 fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
     if !is_canonical(e.rip) {
         return Err(CannotEnter("handler at an address that is none"));
@@ -82,7 +88,8 @@ fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
         cur.cx.kernel_sp
     };
     let cs = if was_kernel { from.cs & 0xfffc } else { from.cs & 0xffff };
-    let saved_mask = if e.mask_events { cur.vcpu.info.mask_upcalls() } else { cur.vcpu.info.upcalls_masked() };
+    let saved_mask =
+        cur.cx.info.as_ref().is_none_or(|i| if e.mask_events { i.mask_upcalls() } else { i.upcalls_masked() });
     let mut flags = from.rflags & !(IF | IOPL);
     if !saved_mask {
         flags |= IF;

@@ -175,7 +175,9 @@ impl Cpu for GuestCpu<'_, '_> {
         self.cur.vcpu.info.cr2()
     }
     fn set_cr2(&mut self, value: u64) {
-        self.cur.vcpu.info.set_cr2(value);
+        if let Some(info) = &self.cur.cx.info {
+            info.set_cr2(value);
+        }
     }
     fn cr3(&self) -> u64 {
         self.cur.cx.kernel_root.as_ref().map_or(0, |r| r.mfn().address())

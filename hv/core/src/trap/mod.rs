@@ -4,7 +4,7 @@ pub mod bounce;
 mod emulate;
 mod page_fault;
 
-use crate::domain::{Current, info::deliverable};
+use crate::domain::{Current, info::Info};
 use crate::emul::{self, Outcome};
 use crate::hypercall;
 use bounce::CannotEnter;
@@ -128,7 +128,7 @@ fn after(cur: &mut Current<'_>, out: Outcome, vector: u8, error: Option<u32>) ->
 /// Enters the guest's upcall handler if an event is pending and not masked.
 #[inline]
 pub fn deliver_upcall(cur: &mut Current<'_>) {
-    if cur.cx.upcall.is_some_and(deliverable) {
+    if cur.cx.info.as_ref().is_some_and(Info::deliverable) {
         if let Err(CannotEnter(why)) = bounce::upcall(cur) {
             cur.crash(why);
         }

@@ -3,6 +3,7 @@
 //! Everything here is reachable from safe code only through functions whose misuse can't break
 //! memory safety, or is `unsafe` and says what the caller must hold.
 
+use super::{layout, percpu};
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -61,6 +62,7 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
     Cpuid { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
 }
 
+/// Whether the image has STAC and CLAC (the BSP has SMAP).
 static SMAP: AtomicBool = AtomicBool::new(false);
 static HAS_RDTSCP: AtomicBool = AtomicBool::new(false);
 static FSGSBASE: AtomicBool = AtomicBool::new(false);
@@ -70,11 +72,6 @@ static XCR0_ALL: AtomicU64 = AtomicU64::new(0);
 /// MPX and PKRU are not offered to PV guests; AMX is left out for its size.
 const XCR0_WANTED: u64 = 0b1110_0111;
 
-/// Whether ring 0's own access to user pages needs opening (SMAP).
-#[inline(always)]
-pub fn has_smap() -> bool {
-    SMAP.load(Relaxed)
-}
 /// Whether RDFSBASE and its family may be used.
 #[inline(always)]
 pub fn has_fsgsbase() -> bool {
@@ -102,7 +99,17 @@ pub(super) fn init(stack: u64) -> Result<(), &'static str> {
     if l7.ebx & (1 << 7) != 0 {
         c |= cr4::SMEP;
     }
-    if l7.ebx & (1 << 20) != 0 {
+    // Whether STAC and CLAC stay is the image's, and so the same for all.
+    let has_smap = l7.ebx & (1 << 20) != 0;
+    if percpu::cpu_id() == 0 {
+        SMAP.store(has_smap, Relaxed);
+        if !has_smap {
+            // SAFETY: this is the BSP, starting.
+            unsafe { remove_smap_instructions() };
+        }
+    }
+    if SMAP.load(Relaxed) {
+        need(has_smap, "no SMAP, which the first processor has")?;
         c |= cr4::SMAP;
     }
     let xsave = l1.ecx & (1 << 26) != 0;
@@ -112,7 +119,6 @@ pub(super) fn init(stack: u64) -> Result<(), &'static str> {
     // SAFETY: PAE stays set; the other bits add protection or enable instructions which ring 0
     // code here uses knowingly (SMAP: guest_mem.rs opens it around each access).
     unsafe { asm!("mov cr4, {}", in(reg) c, options(nomem, nostack)) };
-    SMAP.store(c & cr4::SMAP != 0, Relaxed);
     HAS_RDTSCP.store(cpuid(0x8000_0001, 0).edx & 1 << 27 != 0, Relaxed);
     FSGSBASE.store(c & cr4::FSGSBASE != 0, Relaxed);
     if xsave {
@@ -241,18 +247,35 @@ pub fn rdtsc() -> u64 {
 /// Opens ring 0's access to user pages, where SMAP closes it.
 #[inline(always)]
 pub fn stac() {
-    if has_smap() {
-        // SAFETY: STAC exists with SMAP; it changes EFLAGS.AC alone.
-        unsafe { asm!("stac", options(nomem, nostack)) };
-    }
+    // SAFETY: it changes EFLAGS.AC alone; where STAC doesn't exist `init` has put a nop in its place.
+    unsafe { asm!("2: stac", ".pushsection .smap_sites, \"a\"", ".quad 2b", ".popsection", options(nomem, nostack)) };
 }
 /// Closes ring 0's access to user pages again.
 #[inline(always)]
 pub fn clac() {
-    if has_smap() {
-        // SAFETY: as for `stac`.
-        unsafe { asm!("clac", options(nomem, nostack)) };
+    // SAFETY: as for `stac`.
+    unsafe { asm!("2: clac", ".pushsection .smap_sites, \"a\"", ".quad 2b", ".popsection", options(nomem, nostack)) };
+}
+/// Puts a nop in the place of each STAC and CLAC.
+///
+/// # Safety
+/// On the BSP, before another CPU is up or a guest's memory was touched.
+unsafe fn remove_smap_instructions() {
+    unsafe extern "C" {
+        static smap_sites_start: u64;
+        static smap_sites_end: u64;
     }
+    const NOP: [u8; 3] = [0x0f, 0x1f, 0x00];
+    // SAFETY: the linker's table of three-byte instructions in the image, none of which has run yet (caller). The
+    // direct map has the image's frames writable; what is written is a whole instruction of the same length.
+    unsafe {
+        let (start, end) = (&raw const smap_sites_start, &raw const smap_sites_end);
+        for site in core::slice::from_raw_parts(start, end.offset_from(start) as usize) {
+            ((layout::DIRECT + (site - layout::IMAGE)) as *mut [u8; 3]).write_volatile(NOP);
+        }
+    }
+    // CPUID serialises: nothing fetched before is run.
+    cpuid(0, 0);
 }
 /// Drops this CPU's translation of one address.
 #[inline(always)]
