@@ -26,9 +26,9 @@ pub struct Args {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Write the JSON to this file too
-    #[arg(short, long, value_name = "FILE", default_value = "target/oxen/bench.json")]
-    output: PathBuf,
+    /// Write the JSON to this file too [default: target/oxen/bench.json of the tree]
+    #[arg(short, long, value_name = "FILE", value_parser = paths::typed)]
+    output: Option<PathBuf>,
 }
 
 const ABOUT: &str = "\
@@ -65,7 +65,8 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     let size = std::fs::metadata(&built.hypervisor)?.len() >> 10;
     rows.push(table::Row { name: "target/oxen/oxen".into(), unit: "KiB", oxen: size, xen: None });
     let json = serde_json::to_string_pretty(&table::json(&rows, &xen_version))?;
-    cmd::write(&paths::root().join(&args.output), json.as_bytes())?;
+    let output = args.output.clone().unwrap_or_else(|| paths::out().join("bench.json"));
+    cmd::write(&output, json.as_bytes())?;
     match args.json {
         true => println!("{json}"),
         false => print!("{}", table::text(&rows, &xen_version)),
@@ -92,7 +93,6 @@ fn boot(built: &Built, name: &str) -> Result<Machine> {
     options.more = vec!["-icount".into(), "shift=0,sleep=off".into()];
     // the date counts instructions too: Xen's start waits for a moment that depends on it
     options.more.extend(["-rtc".into(), "base=2026-01-01,clock=vm".into()]);
-    let log = paths::out().join(format!("logs/{name}.log"));
-    std::fs::create_dir_all(paths::out().join("logs"))?;
+    let log = paths::logs()?.join(format!("{name}.log"));
     Machine::start(&options, &log).with_context(|| format!("see {}", log.display()))
 }

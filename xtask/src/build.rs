@@ -78,13 +78,12 @@ pub fn kernel(packages: &[Package], name: &str) -> Result<PathBuf> {
         bail!("the package {name} is a library only: it has no [[bin]] called {name} to boot");
     }
     let step = Step::new(&format!("building {name}"));
-    let (mut command, target_dir) = cargo_build();
+    let mut command = cargo_build();
     cmd::run_in_step(
         &step,
         command.args(["--release", "--target", TARGET, "--package", name, "--bin", name]),
     )?;
-    let unstripped = target_dir.join(TARGET).join("release").join(name);
-    let stripped = elf::strip(&cmd::read(&unstripped)?, name)?;
+    let stripped = elf::strip(&cmd::read(&unstripped(name))?, name)?;
     if name == "oxen" && stripped.len() > HYPERVISOR_LIMIT {
         bail!("the hypervisor is {} KiB, the limit is {} KiB", stripped.len() >> 10, HYPERVISOR_LIMIT >> 10);
     }
@@ -96,14 +95,26 @@ pub fn kernel(packages: &[Package], name: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// `cargo build` for the kernels' target with the compiler this machine has, and its target folder.
-fn cargo_build() -> (Command, PathBuf) {
+/// The kernel called `name` as the linker writes it, with what a debugger needs.
+pub fn unstripped(name: &str) -> PathBuf {
+    target_dir().join(TARGET).join("release").join(name)
+}
+
+/// Cargo's folder for the kernels: the two compilers have one each.
+fn target_dir() -> PathBuf {
+    match setup::toolchain() {
+        Some(Toolchain::Debian) => paths::cargo_target().join("debian"),
+        _ => paths::cargo_target(),
+    }
+}
+
+/// `cargo build` for the kernels' target with the compiler this machine has.
+fn cargo_build() -> Command {
     if setup::toolchain() != Some(Toolchain::Debian) {
         let mut command = cmd::cargo();
         command.arg("build");
-        return (command, paths::cargo_target());
+        return command;
     }
-    let target_dir = paths::cargo_target().join("debian");
     let mut command = Command::new("/usr/bin/cargo");
     command
         .current_dir(paths::root())
@@ -112,6 +123,6 @@ fn cargo_build() -> (Command, PathBuf) {
         .args(["build", "-Zbuild-std=core,alloc", "--config"])
         .arg(format!("target.{TARGET}.linker=\"ld.lld\""))
         .arg("--target-dir")
-        .arg(&target_dir);
-    (command, target_dir)
+        .arg(target_dir());
+    command
 }

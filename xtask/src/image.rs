@@ -18,7 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::build::{self, Built};
 use crate::setup;
@@ -35,9 +35,9 @@ const EFI_ROOM: u64 = 64 << 20;
 /// Arguments of `image`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The file to write
-    #[arg(short, long, value_name = "FILE", default_value = "target/oxen/disk.img")]
-    output: PathBuf,
+    /// The file to write [default: target/oxen/oxen.img of the tree]
+    #[arg(short, long, value_name = "FILE", value_parser = paths::typed)]
+    output: Option<PathBuf>,
     #[command(flatten)]
     content: Content,
 }
@@ -46,13 +46,13 @@ pub struct Args {
 #[derive(clap::Args, Clone)]
 pub struct Content {
     /// The folder that the `web` guest serves
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = paths::existing)]
     pub site: Option<PathBuf>,
     /// Boot this hypervisor (Multiboot 2) instead of ours, e.g. Debian's Xen
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = paths::existing)]
     pub hypervisor: Option<PathBuf>,
     /// Boot this kernel as dom0 instead of ours
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = paths::existing)]
     pub dom0: Option<PathBuf>,
     /// Give the hypervisor this command line
     #[arg(long, value_name = "ARGS", default_value = HYPERVISOR_ARGS, hide_default_value = true)]
@@ -76,16 +76,44 @@ pub const DOM0_ARGS: &str = "ip=10.0.2.10/24 gw=10.0.2.2";
 
 /// Runs `cargo xtask image`.
 pub fn command(args: &Args) -> Result<ExitCode> {
+    let output = args.output.clone().unwrap_or_else(|| paths::out().join("oxen.img"));
+    is_replaceable(&output)?;
     setup::ensure(setup::For::Image)?;
     let built = build::with(args.content.hypervisor.as_deref(), args.content.dom0.as_deref())?;
-    write(&args.output, &built, &args.content, false)?;
+    write(&output, &built, &args.content, false)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The image is written beside `output` and then takes its place: that must not be a device's.
+fn is_replaceable(output: &Path) -> Result<()> {
+    match std::fs::metadata(output) {
+        Ok(there) if !there.is_file() => {
+            bail!("{} is no plain file: write an image to one, then copy it with dd", output.display())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a disk image of `built` to `output`. An image that is there is replaced at the end, in one go;
-/// with `keep` its volumes go into the new one.
+/// with `keep` the volumes that guests write to go from it into the new one. What a volume holds from
+/// the start, `web`'s files, is always as it is in the tree.
 pub fn write(output: &Path, built: &Built, content: &Content, keep: bool) -> Result<()> {
     let step = Step::new(&format!("writing {}", output.display()));
+    let mut name = output.as_os_str().to_owned();
+    name.push(".draft");
+    let draft = PathBuf::from(name);
+    let kept = keep.then_some(output).filter(|output| output.exists());
+    let size = fill(&step, &draft, built, content, kept)
+        .inspect_err(|_| drop(std::fs::remove_file(&draft)))
+        .with_context(|| format!("cannot write {}", output.display()))?;
+    std::fs::rename(&draft, output).with_context(|| format!("cannot write {}", output.display()))?;
+    step.done(&format!("{} MiB", size >> 20));
+    Ok(())
+}
+
+/// Writes the image to `draft` and gives its size. The volumes that guests write to are those of the
+/// image `kept`.
+fn fill(step: &Step, draft: &Path, built: &Built, content: &Content, kept: Option<&Path>) -> Result<u64> {
     let efi_files = [("oxen", &built.hypervisor), ("dom0", &built.dom0), ("dom0.tar", &built.ramdisk)];
     let mut efi_size = EFI_ROOM;
     for (_, file) in efi_files {
@@ -100,17 +128,16 @@ pub fn write(output: &Path, built: &Built, content: &Content, keep: bool) -> Res
         filled.push((disk.add(volume.name, gpt::LINUX_DATA, volume.size), volume));
     }
 
-    let kept = if keep && output.exists() { Some(disk.opened_if_alike(output)?) } else { None };
-    let draft = output.with_extension("draft");
-    if let Some(dir) = output.parent() {
-        std::fs::create_dir_all(dir)?;
+    let kept = kept.map(gpt::Volumes::open).transpose()?;
+    if let Some(dir) = draft.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(true)
-        .open(&draft)
+        .open(draft)
         .with_context(|| format!("cannot write {}", draft.display()))?;
     file.set_len(disk.size())?;
 
@@ -137,16 +164,15 @@ pub fn write(output: &Path, built: &Built, content: &Content, keep: bool) -> Res
     for (partition, volume) in &filled {
         step.detail(&format!("volume {}", volume.name));
         let offset = disk.offset(*partition);
-        if let Some(old) = &kept {
-            copy_sparse(old, offset, disk.sectors(*partition) * SECTOR, &file, offset)?;
-        } else if let Some(image) = volume.make(&work)? {
+        if let Some(image) = volume.make(&work)? {
             copy_sparse(&File::open(&image)?, 0, volume.size, &file, offset)?;
+        } else if let Some(old) = &kept {
+            let (from, size) = old.find(volume.name, volume.size)?;
+            copy_sparse(&old.file, from, size, &file, offset)?;
         }
     }
     file.sync_all()?;
-    std::fs::rename(&draft, output)?;
-    step.done(&format!("{} MiB", disk.size() >> 20));
-    Ok(())
+    Ok(disk.size())
 }
 
 /// A FAT file system inside an image, handled by mtools.

@@ -4,7 +4,7 @@
 //! red. What the console said is in a log under `target/oxen/logs/`, whose end a failure shows.
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +16,6 @@ use crate::build::Built;
 use crate::image::Content;
 use crate::qemu::{self, Accel, Boot, Serial};
 use crate::qmp::Qmp;
-use crate::run;
 use crate::services::Forward;
 
 /// How long a machine may take for one step, unless the test says otherwise.
@@ -75,7 +74,7 @@ pub struct Machine {
     qemu: Child,
     keyboard: ChildStdin,
     console: Arc<Console>,
-    monitor: PathBuf,
+    monitor: Qmp,
     /// Ports of the host that lead to guests.
     pub forwards: Vec<Forward>,
 }
@@ -98,7 +97,7 @@ struct Said {
 impl Machine {
     /// Starts a machine whose console is recorded in `log`.
     pub fn start(options: &Options, log: &Path) -> Result<Self> {
-        let monitor = run::monitor_socket();
+        let monitor = Qmp::socket();
         let mut command = qemu::Machine {
             boot: options.boot,
             built: options.built,
@@ -133,6 +132,10 @@ impl Machine {
             heard.end();
         });
         let forwards = options.forwards.clone();
+        let monitor = Qmp::connect(&monitor, &mut qemu).inspect_err(|_| {
+            let _ = qemu.kill();
+            let _ = qemu.wait();
+        })?;
         Ok(Self { qemu, keyboard, console, monitor, forwards })
     }
 
@@ -196,7 +199,7 @@ impl Machine {
 
     /// Runs a command of QEMU's monitor.
     pub fn monitor(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        Qmp::connect(&self.monitor)?.execute(command, arguments)
+        self.monitor.execute(command, arguments)
     }
 
     /// The host's port that leads to `service`.
@@ -210,7 +213,6 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
-        let _ = std::fs::remove_file(&self.monitor);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
+
 /// The root of the source tree: the folder above this crate.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ has a parent folder")
@@ -15,9 +17,33 @@ pub fn cargo_target() -> PathBuf {
     }
 }
 
+/// The variable that names another folder than [`out`]'s usual one: a test's machine keeps off the user's.
+pub const OUT: &str = "OXEN_OUT";
+
 /// `target/oxen`: the kernels, the ramdisk, the disk image, the logs.
 pub fn out() -> PathBuf {
-    root().join("target/oxen")
+    match std::env::var_os(OUT) {
+        Some(dir) => root().join(dir),
+        None => cargo_target().join("oxen"),
+    }
+}
+
+/// `target/oxen/logs`, made if it is not there.
+pub fn logs() -> Result<PathBuf> {
+    let dir = out().join("logs");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// A path that a user gave, seen from where the command was typed: programs that we start run elsewhere.
+pub fn typed(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|error| error.to_string())
+}
+
+/// [`typed`] of something that is there.
+pub fn existing(text: &str) -> Result<PathBuf, String> {
+    let path = typed(text)?;
+    std::fs::metadata(&path).map(|_| path).map_err(|error| error.to_string())
 }
 
 /// The first folder that holds `program`, searched like a shell does and then in the system's `sbin`

@@ -13,6 +13,9 @@ use crate::image::Content;
 use crate::services::Forward;
 use crate::{cmd, paths};
 
+/// The port of 127.0.0.1 on which a machine waits for its debugger.
+pub const GDB_PORT: u16 = 1234;
+
 /// How the machine finds the hypervisor.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Boot {
@@ -72,7 +75,7 @@ pub struct Machine<'a> {
     pub serial: Serial,
     /// The socket on which the monitor is to listen.
     pub monitor: &'a Path,
-    /// Wait for a debugger on TCP port 1234 before the first instruction.
+    /// Wait for a debugger on [`GDB_PORT`] before the first instruction.
     pub gdb: bool,
     /// More arguments for QEMU.
     pub more: &'a [String],
@@ -168,7 +171,7 @@ impl Machine<'_> {
             }
         }
         if self.gdb {
-            command.args(["-gdb", "tcp:127.0.0.1:1234", "-S"]);
+            command.args(["-gdb", &format!("tcp:127.0.0.1:{GDB_PORT}"), "-S"]);
         }
     }
 }

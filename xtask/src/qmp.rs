@@ -1,8 +1,13 @@
 //! QEMU's machine protocol: one JSON object per line over a UNIX socket.
+//!
+//! The socket's file is there only until the connection is made, so that no end of this program leaves it
+//! behind.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,18 +19,30 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// Connects to `socket`, waiting for QEMU to make it, at most 10 s.
-    pub fn connect(socket: &Path) -> Result<Self> {
+    /// A socket's name for a machine's monitor, short enough for a UNIX address and not yet there.
+    pub fn socket() -> PathBuf {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        std::env::temp_dir().join(format!("oxen-{}-{n}.qmp", std::process::id()))
+    }
+
+    /// Connects to `socket`, waiting for `qemu` to make it.
+    pub fn connect(socket: &Path, qemu: &mut Child) -> Result<Self> {
+        const LIMIT: Duration = Duration::from_secs(60); // for a very busy host
         let start = Instant::now();
         let stream = loop {
             match UnixStream::connect(socket) {
                 Ok(stream) => break stream,
-                Err(_) if start.elapsed() < Duration::from_secs(10) => {
+                Err(_) if start.elapsed() < LIMIT => {
+                    if let Some(status) = qemu.try_wait()? {
+                        bail!("QEMU did not start ({status})");
+                    }
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(error) => return Err(error).context("QEMU's monitor does not answer"),
             }
         };
+        std::fs::remove_file(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut qmp = Self { lines: BufReader::new(stream) };
         qmp.line()?; // the greeting

@@ -1,22 +1,26 @@
 //! `cargo xtask run`: from a clone to a running machine.
 
 mod kvm;
+mod terminal;
+mod watcher;
 
-use std::io::{IsTerminal, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, IsTerminal};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use self::terminal::Terminal;
+use self::watcher::Watcher;
 use crate::image::{self, Content};
-use crate::qemu::{Accel, Boot, Machine, Serial};
+use crate::qemu::{Accel, Boot, GDB_PORT, Machine, Serial};
 use crate::qmp::Qmp;
 use crate::services::{self, Forward};
 use crate::{build, paths, setup};
@@ -30,8 +34,8 @@ pub struct Args {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
     smp: u32,
-    /// RAM
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    /// RAM, e.g. 512M
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
     memory: String,
     /// The CPU model, as QEMU names it
     #[arg(long, value_name = "MODEL", default_value = "max")]
@@ -56,23 +60,44 @@ pub struct Args {
 }
 
 fn port(text: &str) -> Result<(String, u16), String> {
-    let (name, port) = text.split_once('=').ok_or("write it like web=9090")?;
-    let port = port.parse().ok().filter(|&p| p != 0).ok_or_else(|| format!("{port} is not a port"))?;
+    let (name, port) =
+        text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write it like web=9090")?;
+    let port = port.parse().ok().filter(|&p| p != 0).ok_or("a port is a number from 1 to 65535")?;
     Ok((name.to_string(), port))
+}
+
+/// A size of RAM as QEMU takes it, `512M` or `1.5G`; without a unit it is in MiB.
+fn memory(text: &str) -> Result<String, String> {
+    const LEAST_MIB: f64 = 64.0;
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[number.len()..] {
+        "" | "M" | "m" => 1.0,
+        "G" | "g" => 1024.0,
+        "T" | "t" => 1024.0 * 1024.0,
+        _ => return Err("write it like 512M or 2G".into()),
+    };
+    let mib = number.parse::<f64>().map_err(|_| "write it like 512M or 2G")? * unit;
+    if mib < LEAST_MIB || !mib.is_finite() {
+        return Err(format!("the machine needs {LEAST_MIB}M, and 160M to start its guests"));
+    }
+    Ok(format!("{}K", (mib * 1024.0) as u64))
 }
 
 /// Runs `cargo xtask run`: its exit code is the machine's.
 pub fn command(args: &Args) -> Result<ExitCode> {
     let forwards = services::forwards(&services::all()?, &args.ports)?;
     forwards.iter().try_for_each(port_is_free)?;
+    if args.gdb && TcpListener::bind((Ipv4Addr::LOCALHOST, GDB_PORT)).is_err() {
+        bail!("port {GDB_PORT} on 127.0.0.1, where gdb is to connect, is taken");
+    }
+    let _alone = the_only_run()?;
     setup::ensure(setup::For::Run)?;
     let built = build::with(args.content.hypervisor.as_deref(), args.content.dom0.as_deref())?;
     let disk = paths::out().join("disk.img");
     image::write(&disk, &built, &args.content, args.keep)?;
 
-    let log = paths::out().join("logs/serial.log");
-    std::fs::create_dir_all(paths::out().join("logs"))?;
-    let monitor = monitor_socket();
+    let log = paths::logs()?.join("serial.log");
+    let monitor = Qmp::socket();
     let serial = if args.headless { Serial::File(log.clone()) } else { Serial::Terminal(log.clone()) };
     let machine = Machine {
         boot: args.boot,
@@ -98,100 +123,98 @@ pub fn command(args: &Args) -> Result<ExitCode> {
         eprintln!("  Ctrl-A X ends the machine, Ctrl-A C is QEMU's monitor");
     }
     if args.gdb {
-        eprintln!("  waiting for: gdb target/{}/release/oxen -ex 'target remote :1234'", setup::TARGET);
+        let symbols = build::unstripped("oxen");
+        eprintln!("  waiting for: gdb {} -ex 'target remote :{GDB_PORT}'", symbols.display());
     }
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&ended))?;
     }
+    let _terminal = Terminal::keep();
     let mut qemu = command.spawn().context("cannot start QEMU")?;
+    let qmp = Qmp::connect(&monitor, &mut qemu);
     let watcher = Watcher::start(forwards, Arc::clone(&ended));
-    let result = wait(&mut qemu, &monitor, &ended);
+    let result = wait(&mut qemu, qmp, &ended);
     ended.store(true, Ordering::Relaxed);
     watcher.join();
-    let _ = std::fs::remove_file(&monitor);
     result
 }
 
 /// Waits for QEMU's end; a signal ends it through its monitor, which leaves the disk's file complete.
-fn wait(qemu: &mut Child, monitor: &Path, ended: &AtomicBool) -> Result<ExitCode> {
+fn wait(qemu: &mut Child, mut qmp: Result<Qmp>, ended: &AtomicBool) -> Result<ExitCode> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let mut asked: Option<Instant> = None;
     loop {
         if let Some(status) = qemu.try_wait()? {
-            if let Some(signal) = status.signal() {
-                bail!("QEMU was ended by signal {signal}");
+            if asked.is_some() || status.signal().is_some() {
+                eprintln!(); // the console's last line is unfinished
             }
-            return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return match status.signal() {
+                Some(signal) if asked.is_none() => bail!("QEMU was ended by signal {signal}"),
+                _ if asked.is_some() || status.success() => Ok(ExitCode::SUCCESS),
+                _ => Ok(ExitCode::FAILURE),
+            };
         }
-        if ended.load(Ordering::Relaxed) {
-            let asked = Qmp::connect(monitor).and_then(|mut qmp| qmp.execute("quit", json!({})));
-            if asked.is_err() {
-                qemu.kill()?;
+        match asked {
+            Some(when) if when.elapsed() > LIMIT => qemu.kill()?,
+            None if ended.load(Ordering::Relaxed) => {
+                asked = Some(Instant::now());
+                let quit = qmp.as_mut().is_ok_and(|qmp| qmp.execute("quit", json!({})).is_ok());
+                if !quit {
+                    qemu.kill()?;
+                }
             }
-            qemu.wait()?;
-            return Ok(ExitCode::SUCCESS);
+            _ => {}
         }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// A socket's name for a machine's monitor, short enough for a UNIX address and not yet there.
-pub fn monitor_socket() -> PathBuf {
-    use std::sync::atomic::AtomicU32;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("oxen-{}-{n}.qmp", std::process::id()))
+/// Holds the lock of this tree's disk and log: two machines would write over each other's.
+fn the_only_run() -> Result<File> {
+    let file = paths::logs()?.join("run.lock");
+    let lock = File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            bail!("`cargo xtask run` is running already in this tree, with the same disk: end it first")
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", file.display()))
+        }
+    }
 }
 
 fn port_is_free(forward: &Forward) -> Result<()> {
     let Forward { name, host_port, .. } = forward;
-    if TcpListener::bind((Ipv4Addr::LOCALHOST, *host_port)).is_err() {
-        bail!(
-            "port {host_port} on 127.0.0.1 is taken: choose another for {name} with --port {name}={}",
-            host_port.checked_add(1000).unwrap_or(1024)
-        );
-    }
-    Ok(())
-}
-
-/// Tells each service's address the moment it answers.
-struct Watcher(std::thread::JoinHandle<()>);
-
-impl Watcher {
-    fn start(forwards: Vec<Forward>, ended: Arc<AtomicBool>) -> Self {
-        Self(std::thread::spawn(move || {
-            let mut silent = forwards;
-            while !silent.is_empty() && !ended.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(250));
-                silent.retain(|forward| {
-                    let up = answers(forward.host_port, forward.port == 80);
-                    if up {
-                        // the terminal is raw while the console is on it
-                        eprint!("\r\n  {} is at {}\r\n", forward.name, forward.shown());
-                    }
-                    !up
-                });
-            }
-        }))
-    }
-
-    fn join(self) {
-        let _ = self.0.join();
-    }
-}
-
-/// The service behind `port` answers. QEMU accepts a forwarded connection before the guest does, so
-/// only a byte from the guest counts.
-fn answers(port: u16, http: bool) -> bool {
-    let ask = || -> std::io::Result<usize> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        let hello: &[u8] = if http {
-            b"GET /status.json HTTP/1.1\r\nHost: oxen\r\nConnection: close\r\n\r\n"
-        } else {
-            b"PING\r\n"
-        };
-        stream.write_all(hello)?;
-        stream.read(&mut [0; 1])
+    let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, *host_port)) else { return Ok(()) };
+    let other = match host_port {
+        ..1024 => host_port + 8000,
+        _ => host_port.checked_add(1000).unwrap_or(1024),
     };
-    ask().is_ok_and(|n| n > 0)
+    let fault = match error.kind() {
+        ErrorKind::AddrInUse => "is taken",
+        ErrorKind::PermissionDenied => "needs root's rights",
+        _ => bail!("port {host_port} on 127.0.0.1 cannot be used: {error}"),
+    };
+    bail!("port {host_port} on 127.0.0.1 {fault}: choose another for {name} with --port {name}={other}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_ports_are_checked_before_anything_is_built() {
+        let sizes = ["1G", "1.5g", "512", "64M", "1t"].map(|text| memory(text).ok());
+        let kib = ["1048576K", "1572864K", "524288K", "65536K", "1073741824K"];
+        assert_eq!(sizes, kib.map(|size| Some(size.into())));
+        for bad in ["", "G", "x", "1G,x=y", "63M", "0", "nan", "infM", "1P", "1GB", "1 G"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+        assert_eq!(port("web=9090"), Ok(("web".into(), 9090)));
+        for bad in ["web", "web=", "=80", "web=0", "web=65536", "web=x", "web=-1"] {
+            assert!(port(bad).is_err(), "{bad}");
+        }
+    }
 }

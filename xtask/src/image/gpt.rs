@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -100,23 +100,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Opens the image `file`, whose table must be this disk's.
-    ///
-    /// # Errors
-    /// Another table: its volumes are not where ours are.
-    pub fn opened_if_alike(&self, file: &Path) -> Result<File> {
-        let old = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let ours = self.array();
-        let mut theirs = vec![0; ours.len()];
-        if old.read_exact_at(&mut theirs, 2 * SECTOR).is_err() || ours != theirs {
-            bail!(
-                "the volumes of {} have other sizes than the ones to be written: run without --keep",
-                file.display()
-            );
-        }
-        Ok(old)
-    }
-
     fn array(&self) -> Vec<u8> {
         let mut array = vec![0; ENTRIES * ENTRY_SIZE];
         for (i, (partition, entry)) in self.partitions.iter().zip(array.chunks_mut(ENTRY_SIZE)).enumerate() {
@@ -153,6 +136,47 @@ impl Disk {
     }
 }
 
+/// The partitions of an image that was written before.
+pub struct Volumes {
+    /// The image.
+    pub file: File,
+    array: Vec<u8>,
+    path: PathBuf,
+}
+
+impl Volumes {
+    /// Opens an image of ours.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut array = vec![0; ENTRIES * ENTRY_SIZE];
+        file.read_exact_at(&mut array, 2 * SECTOR)
+            .with_context(|| format!("{} is no disk image", path.display()))?;
+        Ok(Self { file, array, path: path.to_path_buf() })
+    }
+
+    /// Where the partition called `name` begins, in bytes, and its size, which must be `size`.
+    pub fn find(&self, name: &str, size: u64) -> Result<(u64, u64)> {
+        let number = |entry: &[u8], at: usize| {
+            entry[at..at + 8].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+        };
+        let named = |entry: &&[u8]| {
+            let units = entry[56..].chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+            units.take_while(|&unit| unit != 0).eq(name.encode_utf16())
+        };
+        let entry = self.array.chunks_exact(ENTRY_SIZE).find(named);
+        let place = entry.map(|entry| (number(entry, 32), number(entry, 40)));
+        let place = place.filter(|&(first, last)| first <= last && last < u64::MAX / SECTOR);
+        match place.map(|(first, last)| (first * SECTOR, (last + 1 - first) * SECTOR)) {
+            Some((offset, there)) if there == size => Ok((offset, size)),
+            _ => bail!(
+                "{} has no volume {name} of {} MiB to keep: run without --keep",
+                self.path.display(),
+                size >> 20
+            ),
+        }
+    }
+}
+
 /// A fixed version-4 identifier for number `n`: 0 the disk, from 1 the partitions.
 fn id(n: usize) -> [u8; 16] {
     let mut id = *b"Oxen disk\0\0\0\0\0\0\0";
@@ -160,4 +184,24 @@ fn id(n: usize) -> [u8; 16] {
     id[8] = 0x80 | (id[8] & 0x3f);
     id[15] = u8::try_from(n).unwrap_or(u8::MAX);
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_found_by_its_name_wherever_it_lies() {
+        let mut disk = Disk::default();
+        disk.add("web", LINUX_DATA, 9 << 20);
+        let kv = disk.add("kv", LINUX_DATA, 64 << 20);
+        let path = std::env::temp_dir().join(format!("oxen-gpt-{}", std::process::id()));
+        let file = File::create(&path).expect("a file");
+        disk.write_tables(&file, &[0; 512]).expect("written");
+        let volumes = Volumes::open(&path).expect("opened");
+        std::fs::remove_file(&path).expect("removed");
+        assert_eq!(volumes.find("kv", 64 << 20).expect("there"), (disk.offset(kv), 64 << 20));
+        assert!(volumes.find("kv", 32 << 20).is_err(), "another size");
+        assert!(volumes.find("k", 64 << 20).is_err(), "another name");
+    }
 }

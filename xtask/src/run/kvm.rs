@@ -23,11 +23,11 @@ pub fn probe(built: &Built, content: &Content) -> Accel {
         return Accel::Tcg;
     }
     let step = Step::new("trying KVM");
-    let log = paths::out().join("logs/kvm-probe.log");
     let options =
         Options { content: content.clone(), accel: Accel::Kvm, cpu: "max", ..Options::direct(built) };
-    let spoke =
-        Machine::start(&options, &log).and_then(|mut machine| machine.wait_at_most(LIMIT, DOM0_SPEAKS));
+    let spoke = paths::logs()
+        .and_then(|logs| Machine::start(&options, &logs.join("kvm-probe.log")))
+        .and_then(|mut machine| machine.wait_at_most(LIMIT, DOM0_SPEAKS));
     let (accel, result) = match spoke {
         Ok(_) => (Accel::Kvm, "it works"),
         Err(_) => (Accel::Tcg, "it does not boot the hypervisor here; QEMU translates instead"),

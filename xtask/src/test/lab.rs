@@ -21,9 +21,7 @@ impl Lab {
 
     /// Starts a machine.
     pub fn boot(&mut self, options: &Options) -> Result<Machine> {
-        let dir = paths::out().join("logs");
-        std::fs::create_dir_all(&dir)?;
-        let log = dir.join(format!("{}-{}.log", self.name, self.logs.len() + 1));
+        let log = paths::logs()?.join(format!("{}-{}.log", self.name, self.logs.len() + 1));
         self.logs.push(log.clone());
         Machine::start(options, &log)
     }

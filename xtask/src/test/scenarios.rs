@@ -7,6 +7,7 @@ mod enemy;
 mod kv;
 mod library_os;
 mod on_xen;
+mod run;
 mod services;
 mod shell;
 mod web;
@@ -30,6 +31,8 @@ const ALL: &[Scenario] = &[
     ("conformance::answers_are_xens_on_max", conformance::answers_are_xens_on_max),
     ("library_os::on_xen", library_os::on_xen),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
+    ("run::on_a_terminal", run::on_a_terminal),
+    ("run::keeps_volumes", run::keeps_volumes),
     ("services::hello_on_oxen", services::hello_on_oxen),
     ("services::hello_on_xen", services::hello_on_xen),
     ("services::cable_pulled", services::cable_pulled),

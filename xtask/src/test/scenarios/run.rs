@@ -1,0 +1,178 @@
+//! `cargo xtask run` itself, as a person has it: on a terminal, and twice with the same disk.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+
+use super::services::forwards;
+use super::shell::PROMPT;
+use crate::machine::PATIENCE;
+use crate::paths;
+use crate::services::{self, Forward};
+use crate::test::lab::Lab;
+
+/// The console on a terminal: keys reach the shell one by one, Ctrl-C among them; Ctrl-A X ends the
+/// machine. The terminal is as it was afterwards, and also when QEMU is killed and cannot see to it.
+pub fn on_a_terminal(_: &mut Lab) -> Result<()> {
+    for end in [End::CtrlAX, End::QemuKilled] {
+        let mut screen = Screen::start(run("run-terminal", &["--boot", "direct", "--accel", "tcg"])?)?;
+        let before = tcgetattr(&screen.keyboard)?;
+        screen.wait_for(PROMPT)?;
+        let raw = tcgetattr(&screen.keyboard)?;
+        ensure!(!raw.local_modes.intersects(LocalModes::ECHO | LocalModes::ISIG), "the terminal is not raw");
+        // four times left and a letter: the shell's own line editing; then a line that is given up
+        screen.press(b"xl domnme 0\x1b[D\x1b[D\x1b[D\x1b[Da\r")?;
+        screen.wait_for("\nDomain-0")?;
+        screen.wait_for(PROMPT)?;
+        screen.press(b"xl destroy all\x03")?;
+        screen.wait_for("^C")?;
+        screen.wait_for(PROMPT)?;
+        match end {
+            End::CtrlAX => screen.press(b"\x01x")?,
+            End::QemuKilled => kill_child_of(&screen.child)?,
+        }
+        let status = screen.child.wait()?;
+        ensure!(status.success() == (end == End::CtrlAX), "the program ended with {status}");
+        let after = tcgetattr(&screen.keyboard)?;
+        ensure!(
+            (before.local_modes, before.input_modes) == (after.local_modes, after.input_modes),
+            "the terminal was {:?} and is left as {:?}",
+            before.local_modes,
+            after.local_modes
+        );
+    }
+    Ok(())
+}
+
+/// Without `--keep` each run begins with an empty store; with it, what was stored is there again.
+pub fn keeps_volumes(_: &mut Lab) -> Result<()> {
+    for (keep, found) in [(false, "$-1"), (true, "$4"), (false, "$-1")] {
+        let port = forwards(&["kv"])?[0].host_port;
+        let mut arguments = vec!["--headless", "--boot", "direct", "--accel", "tcg"];
+        arguments.extend(keep.then_some("--keep"));
+        let mut command = run("run-keep", &arguments)?;
+        // the last one counts
+        command.args(["--port", &format!("kv={port}")]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().context("cannot start this program")?;
+        let answered = ask(port, "GET horn").and_then(|value| Ok((value, ask(port, "SET horn long")?)));
+        kill_process(Pid::from_child(&child), Signal::TERM)?;
+        let status = child.wait()?;
+        let (value, stored) = answered?;
+        ensure!(value == found, "with --keep {keep}: GET gave {value}");
+        ensure!(stored == "+OK" && status.success(), "SET gave {stored}, the run ended with {status}");
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    CtrlAX,
+    QemuKilled,
+}
+
+/// This program's `run`, with results in a folder of its own and ports that nobody has.
+fn run(out: &str, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env(paths::OUT, paths::out().join(out)).env("TERM", "dumb").arg("run").args(arguments);
+    let auto: Vec<String> = services::all()?.into_iter().filter(|s| s.auto).map(|s| s.name).collect();
+    let names: Vec<&str> = auto.iter().map(String::as_str).collect();
+    for Forward { name, host_port, .. } in forwards(&names)? {
+        command.args(["--port", &format!("{name}={host_port}")]);
+    }
+    Ok(command)
+}
+
+/// A terminal and the program on it.
+struct Screen {
+    child: Child,
+    keyboard: File,
+    shown: Receiver<Vec<u8>>,
+    /// What was shown since what was last waited for.
+    text: String,
+}
+
+impl Screen {
+    fn start(mut command: Command) -> Result<Self> {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let name = PathBuf::from(ptsname(&ours, Vec::new())?.into_string()?);
+        let theirs = File::options().read(true).write(true).open(name)?;
+        command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
+        let child = command.spawn().context("cannot start this program")?;
+        let keyboard = File::from(ours);
+        let mut screen = keyboard.try_clone()?;
+        let (to_us, shown) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // an error is the end: nobody has the terminal any more
+            while let Ok(n @ 1..) = screen.read(&mut bytes) {
+                let _ = to_us.send(bytes[..n].to_vec());
+            }
+        });
+        Ok(Self { child, keyboard, shown, text: String::new() })
+    }
+
+    fn wait_for(&mut self, text: &str) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.text.find(text) {
+                self.text.drain(..at + text.len());
+                return Ok(());
+            }
+            match self.shown.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(more) => self.text += &String::from_utf8_lossy(&more).replace('\r', ""),
+                Err(_) => bail!("the terminal does not show {text:?} but {:?}", self.text),
+            }
+        }
+    }
+
+    fn press(&mut self, keys: &[u8]) -> Result<()> {
+        self.keyboard.write_all(keys).context("the terminal is gone")
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // QEMU ends with the program that started it
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Kills the one child of `program`, QEMU.
+fn kill_child_of(program: &Child) -> Result<()> {
+    let file = format!("/proc/{0}/task/{0}/children", program.id());
+    let children = std::fs::read_to_string(&file).context(file)?;
+    let child = children.trim().parse().ok().and_then(Pid::from_raw).context("QEMU is not there")?;
+    Ok(kill_process(child, Signal::KILL)?)
+}
+
+/// What `kv` at `port` answers to `command`, waiting until it answers at all; of a value its length.
+fn ask(port: u16, command: &str) -> Result<String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(format!("{command}\r\n").as_bytes())?;
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line)?;
+            Ok(line.trim_end().to_string())
+        };
+        match answer() {
+            Ok(line) if !line.is_empty() => return Ok(line),
+            _ if Instant::now() > until => bail!("kv does not answer {command}"),
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
