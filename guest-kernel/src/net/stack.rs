@@ -41,8 +41,8 @@ pub(super) struct Inner {
     device: Device,
     dhcp: Option<SocketHandle>,
     address: Option<Address>,
-    /// Who waits for an address.
-    unconfigured: WaitList,
+    /// Who waits for another address.
+    readdressed: WaitList,
     pub(super) listeners: Vec<Option<Listening>>,
     /// Connections nobody holds any more, until they have ended or their time is over.
     lingering: Vec<(SocketHandle, Instant)>,
@@ -68,7 +68,11 @@ impl Stack {
         });
         let mut sockets = SocketSet::new(Vec::new());
         let dhcp = match addressing {
-            Addressing::Dhcp => Some(sockets.add(dhcpv4::Socket::new())),
+            Addressing::Dhcp => {
+                let mut socket = dhcpv4::Socket::new();
+                socket.set_ignore_naks(true);
+                Some(sockets.add(socket))
+            }
             Addressing::Static(_) => None,
         };
         let mut inner = Inner {
@@ -77,7 +81,7 @@ impl Stack {
             device,
             dhcp,
             address: None,
-            unconfigured: WaitList::new(),
+            readdressed: WaitList::new(),
             listeners: Vec::new(),
             lingering: Vec::new(),
             kicked: true,
@@ -99,17 +103,25 @@ impl Stack {
 
     /// Waits for an address.
     pub async fn configured(&self) -> Address {
-        poll_fn(|cx| {
-            let mut inner = self.inner.borrow_mut();
-            match inner.address {
-                Some(address) => Poll::Ready(address),
-                None => {
-                    inner.unconfigured.park(cx);
-                    Poll::Pending
-                }
-            }
+        poll_fn(|cx| match self.poll_address(None, cx) {
+            Poll::Ready(Some(address)) => Poll::Ready(address),
+            _ => Poll::Pending,
         })
         .await
+    }
+
+    /// Waits until the address is another one than `known`, or there is none any more.
+    pub async fn readdressed(&self, known: Option<Address>) -> Option<Address> {
+        poll_fn(|cx| self.poll_address(known, cx)).await
+    }
+
+    fn poll_address(&self, known: Option<Address>, cx: &Context<'_>) -> Poll<Option<Address>> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.address != known {
+            return Poll::Ready(inner.address);
+        }
+        inner.readdressed.park(cx);
+        Poll::Pending
     }
 
     /// Frames dropped because their transport checksum was wrong.
@@ -202,7 +214,8 @@ impl Inner {
 
     fn follow_dhcp(&mut self) {
         let Some(handle) = self.dhcp else { return };
-        let event = match self.sockets.get_mut::<dhcpv4::Socket<'_>>(handle).poll() {
+        let socket = self.sockets.get_mut::<dhcpv4::Socket<'_>>(handle);
+        let event = match socket.poll() {
             None => return,
             Some(dhcpv4::Event::Deconfigured) => None,
             Some(dhcpv4::Event::Configured(config)) => Some(Address {
@@ -211,6 +224,9 @@ impl Inner {
                 dns: config.dns_servers.first().copied(),
             }),
         };
+        // A refusal ends a lease. Before there is one it would only make smoltcp start over at once,
+        // and a server that offers and refuses in turn would be asked without a pause.
+        socket.set_ignore_naks(event.is_none());
         self.configure(event);
     }
 
@@ -229,9 +245,7 @@ impl Inner {
             let _ = routes.add_default_ipv4_route(gateway);
         }
         self.address = address;
-        if address.is_some() {
-            self.unconfigured.wake_all();
-        }
+        self.readdressed.wake_all();
         self.kick();
     }
 

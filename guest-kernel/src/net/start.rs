@@ -1,7 +1,7 @@
 //! A guest's network from nothing: interface, stack, address.
 
 use super::{Addressing, Nic, Stack};
-use crate::executor::{Either, select, sleep_until, spawn};
+use crate::executor::{Either, select, sleep_until, spawn, timeout};
 use crate::front::net::{Options, VirtualInterface, attach};
 use crate::hypercall::Errno;
 use crate::time::{Instant, wallclock};
@@ -9,6 +9,7 @@ use crate::{System, xenstore};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::future::poll_fn;
+use core::time::Duration;
 
 /// Brings up the guest's first interface and a stack on it: [`interface`], then [`run`]. Returns at
 /// once when the interface is connected; [`Stack::configured`] waits for an address.
@@ -39,6 +40,9 @@ pub fn run(nic: Box<dyn Nic>, addressing: Addressing) -> Rc<Stack> {
     let now = Instant::now().as_nanos();
     let seed = mac.rotate_left(16) ^ now.rotate_left(32) ^ wallclock().as_nanos() as u64;
     let stack = Stack::new(nic, addressing, seed, now);
+    if addressing == Addressing::Dhcp {
+        spawn(tell(stack.clone()));
+    }
     let moving = stack.clone();
     spawn(async move {
         loop {
@@ -53,4 +57,29 @@ pub fn run(nic: Box<dyn Nic>, addressing: Addressing) -> Rc<Stack> {
         }
     });
     stack
+}
+
+/// Tells on the console what becomes of the address: a network without a DHCP server looks like a
+/// guest that hangs.
+async fn tell(stack: Rc<Stack>) {
+    loop {
+        let (mut waited, mut patience) = (Duration::ZERO, Duration::from_secs(10));
+        let address = loop {
+            match timeout(patience, stack.configured()).await {
+                Ok(address) => break address,
+                Err(_) => waited += patience,
+            }
+            log::warn!("net: no DHCP server has answered for {} s; asking on", waited.as_secs());
+            patience = (patience * 2).min(Duration::from_secs(600));
+        };
+        log::info!("net: {address}, by DHCP");
+        let mut known = Some(address);
+        while known.is_some() {
+            known = stack.readdressed(known).await;
+            match known {
+                Some(address) => log::info!("net: {address} from now on, by DHCP"),
+                None => log::warn!("net: the DHCP server has taken the address back, or is gone"),
+            }
+        }
+    }
 }

@@ -4,6 +4,7 @@ use crate::fake::{Bell, Granted, Grants, Page, Peer, Rng, Tasks};
 use crate::front::net::{Interface, Offer};
 use crate::ring::FrontRing;
 use proptest::prelude::*;
+use smoltcp::wire::{DHCP_CLIENT_PORT, DhcpMessageType, DhcpPacket, DhcpRepr};
 use std::boxed::Box;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -298,52 +299,104 @@ fn datagrams_come_and_go() {
     assert!(done.get());
 }
 
-/// A DHCP server as small as can be: it offers one address to whoever asks.
+/// What a DHCP server as small as can be does with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mood {
+    /// Leases this address (its last byte) to whoever asks, for 600 seconds.
+    Lease(u8),
+    /// Offers this one, and then refuses it.
+    Refuse(u8),
+    Silent,
+}
+
+/// A server in a changing mood, and what it has been asked.
+async fn dhcp_server(server: Rc<Stack>, mood: Rc<Cell<Mood>>, asked: Rc<RefCell<Vec<DhcpMessageType>>>) {
+    let ours = Ipv4Address::new(10, 0, 0, 1);
+    let socket = UdpSocket::bind(&server, 67, 4, 4000).expect("a free port");
+    let mut buffer = [0; 1500];
+    loop {
+        let (count, _) = socket.recv_from(&mut buffer).await;
+        let packet = DhcpPacket::new_checked(&buffer[..count]).expect("a packet");
+        let request = DhcpRepr::parse(&packet).expect("a request");
+        asked.borrow_mut().push(request.message_type);
+        let (kind, last) = match (request.message_type, mood.get()) {
+            (_, Mood::Silent) => continue,
+            (DhcpMessageType::Discover, Mood::Lease(last) | Mood::Refuse(last)) => {
+                (DhcpMessageType::Offer, last)
+            }
+            (_, Mood::Lease(last)) => (DhcpMessageType::Ack, last),
+            (_, Mood::Refuse(last)) => (DhcpMessageType::Nak, last),
+        };
+        let reply = DhcpRepr {
+            message_type: kind,
+            your_ip: Ipv4Address::new(10, 0, 0, last),
+            server_identifier: Some(ours),
+            router: Some(ours),
+            subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
+            lease_duration: Some(600),
+            requested_ip: None,
+            client_identifier: None,
+            parameter_request_list: None,
+            max_size: None,
+            ..request
+        };
+        let mut out = vec![0; reply.buffer_len()];
+        reply.emit(&mut DhcpPacket::new_unchecked(&mut out)).expect("emitted");
+        let everybody = IpEndpoint::new(IpAddress::v4(255, 255, 255, 255), DHCP_CLIENT_PORT);
+        socket.send_to(&out, everybody).await.expect("sent");
+    }
+}
+
+/// An address is asked for until there is one, kept as long as the server renews it, and given up
+/// when the server refuses it or the lease ends.
 #[test]
-fn an_address_comes_by_dhcp() {
-    use smoltcp::wire::{DHCP_CLIENT_PORT, DhcpMessageType, DhcpPacket, DhcpRepr};
+fn an_address_comes_by_dhcp_and_goes_with_its_lease() {
     let mut tasks = Tasks::new(5);
     let world = World::default();
     let (one, two) = cable(0, 5);
     let server = world.stack(one, "10.0.0.1", &mut tasks);
     let client = world.stack(two, "dhcp", &mut tasks);
-    let ours = Ipv4Address::new(10, 0, 0, 1);
-    tasks.spawn(1, async move {
-        let socket = UdpSocket::bind(&server, 67, 4, 4000).expect("a free port");
-        let mut buffer = [0; 1500];
+    let (mood, asked) = (Rc::new(Cell::new(Mood::Silent)), Rc::new(RefCell::new(vec![])));
+    tasks.spawn(1, dhcp_server(server, mood.clone(), asked.clone()));
+    let seen = Rc::new(RefCell::new(vec![]));
+    let (stack, told) = (client.clone(), seen.clone());
+    tasks.spawn(0, async move {
+        let mut known = None;
         loop {
-            let (count, _) = socket.recv_from(&mut buffer).await;
-            let packet = DhcpPacket::new_checked(&buffer[..count]).expect("a packet");
-            let request = DhcpRepr::parse(&packet).expect("a request");
-            let kind = match request.message_type {
-                DhcpMessageType::Discover => DhcpMessageType::Offer,
-                _ => DhcpMessageType::Ack,
-            };
-            let reply = DhcpRepr {
-                message_type: kind,
-                your_ip: Ipv4Address::new(10, 0, 0, 77),
-                server_identifier: Some(ours),
-                router: Some(ours),
-                subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
-                lease_duration: Some(3600),
-                requested_ip: None,
-                client_identifier: None,
-                parameter_request_list: None,
-                max_size: None,
-                ..request
-            };
-            let mut out = vec![0; reply.buffer_len()];
-            reply.emit(&mut DhcpPacket::new_unchecked(&mut out)).expect("emitted");
-            let everybody = IpEndpoint::new(IpAddress::v4(255, 255, 255, 255), DHCP_CLIENT_PORT);
-            socket.send_to(&out, everybody).await.expect("sent");
+            known = stack.readdressed(known).await;
+            told.borrow_mut().push(known.map(|address| std::format!("{address}")));
         }
     });
-    let got = Rc::new(Cell::new(None));
-    let result = got.clone();
-    tasks.spawn(0, async move { result.set(Some(client.configured().await)) });
-    world.run(&mut tasks, 60 * SECOND, || got.get().is_some());
-    let address = got.get().expect("an address");
-    assert_eq!(std::format!("{address}"), "10.0.0.77/24 via 10.0.0.1");
+    // Nobody answers: it asks on.
+    world.run(&mut tasks, 300 * SECOND, || false);
+    assert!(client.address().is_none() && asked.borrow().len() > 5);
+    // An offer that is refused when it is asked for, again and again: not a storm of requests.
+    asked.borrow_mut().clear();
+    mood.set(Mood::Refuse(66));
+    world.run(&mut tasks, 100 * SECOND, || false);
+    assert!(client.address().is_none() && asked.borrow().contains(&DhcpMessageType::Request));
+    assert!(asked.borrow().len() < 20, "{:?}", asked.borrow());
+    // A lease, renewed every time: the address stays through many of them.
+    mood.set(Mood::Lease(77));
+    world.run(&mut tasks, 100 * SECOND, || client.address().is_some());
+    asked.borrow_mut().clear();
+    world.run(&mut tasks, 6000 * SECOND, || false);
+    assert!(asked.borrow().iter().all(|kind| *kind == DhcpMessageType::Request));
+    assert!((10..=40).contains(&asked.borrow().len()), "{}", asked.borrow().len());
+    assert_eq!(*seen.borrow(), [Some("10.0.0.77/24 via 10.0.0.1".into())]);
+    // The server falls silent: the lease ends; later there is another one.
+    mood.set(Mood::Silent);
+    world.run(&mut tasks, 700 * SECOND, || false);
+    assert_eq!(client.address(), None);
+    mood.set(Mood::Lease(78));
+    world.run(&mut tasks, 700 * SECOND, || client.address().is_some());
+    // It is refused when it is to be renewed: it is not used any more.
+    mood.set(Mood::Refuse(78));
+    world.run(&mut tasks, 400 * SECOND, || false);
+    assert_eq!(client.address(), None);
+    let expected = ["10.0.0.77/24 via 10.0.0.1", "", "10.0.0.78/24 via 10.0.0.1", ""];
+    let expected: Vec<_> = expected.map(|text| (!text.is_empty()).then(|| text.into())).into();
+    assert_eq!(*seen.borrow(), expected);
 }
 
 /// What one guest's backend gives to another's, as a bridge would.

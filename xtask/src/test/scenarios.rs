@@ -35,6 +35,7 @@ const ALL: &[Scenario] = &[
     ("run::keeps_volumes", run::keeps_volumes),
     ("services::hello_on_oxen", services::hello_on_oxen),
     ("services::hello_on_xen", services::hello_on_xen),
+    ("services::address_by_dhcp", services::address_by_dhcp),
     ("services::cable_pulled", services::cable_pulled),
     ("services::web_serves_files", web::serves_files),
     ("services::web_on_xen", web::on_xen),

@@ -40,6 +40,28 @@ fn hello_greets(lab: &mut Lab, built: &Built) -> Result<()> {
     Ok(())
 }
 
+/// A guest without an address asks for one by DHCP: it says when nobody answers, goes on asking, and
+/// serves at the address that it gets.
+pub fn address_by_dhcp(lab: &mut Lab) -> Result<()> {
+    let mut options = Options::direct(kit::with_test_files()?);
+    options.disk = Some(kit::image()?);
+    let mut forward = forwards(&["hello"])?.remove(0);
+    forward.address = "10.0.2.15".into(); // the first that QEMU's server gives
+    options.forwards = vec![forward];
+    let mut machine = lab.boot(&options)?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.monitor("set_link", json!({ "name": "nic", "up": false }))?;
+    machine.type_line("xl create -c /etc/xen/test/dhcp.cfg")?;
+    machine.wait_for("no DHCP server has answered for 10 s")?;
+    machine.monitor("set_link", json!({ "name": "nic", "up": true }))?;
+    machine.wait_for("hello: 10.0.2.15/24 via 10.0.2.2, port 80")?;
+    let page = fetch(&machine, "hello", "/")?;
+    if !page.contains("hello from an Oxen guest") {
+        bail!("hello says {page:?}");
+    }
+    Ok(())
+}
+
 /// The network cable is pulled and put back: the shell goes on, and then the service too.
 pub fn cable_pulled(lab: &mut Lab) -> Result<()> {
     let mut options = Options::direct(kit::with_test_files()?);
