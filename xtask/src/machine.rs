@@ -36,6 +36,8 @@ pub struct Options<'a> {
     pub disk: Option<&'a Path>,
     /// The disk's image itself stays as it is: writes are forgotten.
     pub disk_is_scratch: bool,
+    /// A file that is to hold every write to the disk and every flush (see `test::medium`).
+    pub disk_log: Option<&'a Path>,
     /// Virtual CPUs.
     pub smp: u32,
     /// RAM.
@@ -59,6 +61,7 @@ impl<'a> Options<'a> {
             boot: Boot::Direct,
             disk: None,
             disk_is_scratch: true,
+            disk_log: None,
             smp: 1,
             memory: "1G",
             cpu: "Skylake-Client",
@@ -104,6 +107,7 @@ impl Machine {
             content: &options.content,
             disk: options.disk,
             disk_is_scratch: options.disk_is_scratch,
+            disk_log: options.disk_log,
             smp: options.smp,
             memory: options.memory,
             cpu: options.cpu,

@@ -61,6 +61,8 @@ pub struct Machine<'a> {
     pub disk: Option<&'a Path>,
     /// What is written to the disk is forgotten with the machine.
     pub disk_is_scratch: bool,
+    /// Each write to the disk and each flush are noted in this file.
+    pub disk_log: Option<&'a Path>,
     /// Virtual CPUs.
     pub smp: u32,
     /// RAM, as QEMU takes it: `1G`.
@@ -138,7 +140,15 @@ impl Machine<'_> {
     fn add_devices(&self, command: &mut Command) {
         if let Some(disk) = self.disk {
             let snapshot = if self.disk_is_scratch { ",snapshot=on" } else { "" };
-            let drive = format!("file={},format=raw,if=none,id=disk{snapshot}", comma_safe(disk));
+            let file = comma_safe(disk);
+            let drive = match self.disk_log {
+                None => format!("file={file},format=raw,if=none,id=disk{snapshot}"),
+                Some(log) => format!(
+                    "driver=blklogwrites,log-sector-size=512,file.driver=file,file.filename={file},\
+                     log.driver=file,log.filename={},if=none,id=disk{snapshot}",
+                    comma_safe(log)
+                ),
+            };
             command.args(["-drive", &drive]);
             // with `-kernel` the first place in the boot order is QEMU's own
             let order = if matches!(self.boot, Boot::Direct | Boot::Pvh) { 1 } else { 0 };

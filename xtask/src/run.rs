@@ -105,6 +105,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
         content: &args.content,
         disk: Some(&disk),
         disk_is_scratch: false,
+        disk_log: None,
         smp: args.smp,
         memory: &args.memory,
         cpu: &args.cpu,

@@ -3,6 +3,7 @@
 mod host;
 mod kit;
 mod lab;
+mod medium;
 pub mod peer;
 mod scenarios;
 mod site;

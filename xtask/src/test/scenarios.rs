@@ -12,6 +12,8 @@ mod services;
 mod shell;
 mod web;
 
+use std::time::Instant;
+
 use anyhow::Result;
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
@@ -69,6 +71,8 @@ pub fn run(filter: Option<&str>, list: bool) -> Conclusion {
 }
 
 fn within(name: &str, scenario: fn(&mut Lab) -> Result<()>) -> Result<(), Failed> {
-    let mut lab = Lab::new(name);
-    scenario(&mut lab).map_err(|error| format!("{error:#}{}", lab.tails()).into())
+    let (mut lab, start) = (Lab::new(name), Instant::now());
+    let verdict = scenario(&mut lab).map_err(|error| format!("{error:#}{}", lab.tails()).into());
+    print!("{:.1} s, ", start.elapsed().as_secs_f32());
+    verdict
 }

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 use super::services::forwards;
 use super::shell::PROMPT;
 use crate::machine::{Machine, Options, PATIENCE};
-use crate::test::kit;
 use crate::test::lab::Lab;
+use crate::test::{kit, medium};
 use crate::{cmd, paths};
 
 /// `redis-cli` and `redis-benchmark` get the answers that they expect.
@@ -52,23 +52,48 @@ pub fn commands(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The machine loses its power in the middle of writes.
+/// The machine loses its power in the middle of writes, at several moments of one run: from what each has
+/// left on the disk's medium the machine starts again.
 pub fn survives_power_cut(lab: &mut Lab) -> Result<()> {
-    let image = own_image("test-kv-power.img")?;
+    const MOMENTS: [usize; 5] = [1, 100, 250, 400, 500];
+    let (disk, log) = (own_image("test-kv-power.img")?, paths::out().join("test-kv-power.log"));
+    cmd::write(&log, &[])?;
     let mut options = Options::direct(kit::built()?);
-    options.disk = Some(&image);
+    options.disk = Some(&disk);
     options.disk_is_scratch = false;
+    options.disk_log = Some(&log);
     options.forwards = forwards(&["kv"])?;
     let machine = lab.boot(&options)?;
     wait_until_it_answers(&machine)?;
     let writer = Writer::start(machine.port("kv")?)?;
-    writer.wait_for(500)?;
+    let mut moments = Vec::new();
+    for count in MOMENTS {
+        writer.wait_for(count)?;
+        let acknowledged = writer.acknowledged();
+        // What was acknowledged before now is in what the log has by now.
+        moments.push((acknowledged, std::fs::metadata(&log)?.len()));
+    }
     drop(machine); // SIGKILL
-    let acknowledged = writer.end()?;
-    options.forwards = forwards(&["kv"])?;
-    let machine = lab.boot(&options)?;
-    wait_until_it_answers(&machine)?;
-    all_there(&machine, acknowledged)
+    writer.end()?;
+
+    let medium = paths::out().join("test-kv-medium.img");
+    for (seed, &(acknowledged, length)) in moments.iter().enumerate() {
+        // Anywhere up to the next moment, where the writes of a commit are under way more often than not.
+        let next = moments.get(seed + 1).map_or(length, |&(_, next)| next);
+        let length = (length + next) / 2;
+        let cut = medium::after_cut(kit::image()?, &log, length, seed as u64, &medium)?;
+        println!("the power fails after {acknowledged} acknowledgements: {cut:?}");
+        options.disk = Some(&medium);
+        options.disk_log = None;
+        options.forwards = forwards(&["kv"])?;
+        let machine = lab.boot(&options)?;
+        wait_until_it_answers(&machine)?;
+        all_there(&machine, acknowledged)?;
+    }
+    for file in [disk, log, medium] {
+        std::fs::remove_file(file)?;
+    }
+    Ok(())
 }
 
 /// The guest is destroyed in the middle of writes and created again.
@@ -140,7 +165,7 @@ impl Writer {
     /// Waits until at least `count` writes are acknowledged.
     pub(super) fn wait_for(&self, count: usize) -> Result<()> {
         let until = Instant::now() + PATIENCE;
-        while self.acknowledged.load(Ordering::Relaxed) < count {
+        while self.acknowledged() < count {
             ensure!(Instant::now() < until && !self.thread.is_finished(), "kv stops taking writes");
             std::thread::sleep(Duration::from_millis(2));
         }

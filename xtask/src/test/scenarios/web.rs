@@ -142,15 +142,14 @@ fn ask(machine: &Machine, name: &str, more: &[&str]) -> Result<String> {
     Ok(String::from_utf8(cmd::read(&heads)?)?)
 }
 
-/// 64 connections at once: none is refused, broken or answered by a mistake. How soon they are answered
-/// is the host's affair.
+/// 64 connections at once for half a minute: none is refused, broken, left without an answer for 30 s or
+/// answered by a mistake. How soon they are answered is the host's affair.
 fn crowd(machine: &Machine) -> Result<()> {
     let url = format!("http://127.0.0.1:{}/generated/4097.bin", machine.port("web")?);
-    let said = cmd::output(cmd::program("wrk").args(["-t2", "-c64", "-d10s", "--timeout", "30s", &url]))?;
+    let said = cmd::output(cmd::program("wrk").args(["-t2", "-c64", "-d30s", "--timeout", "30s", &url]))?;
     println!("{said}");
-    if let Some(errors) = said.lines().find(|line| line.contains("Socket errors")) {
-        ensure!(errors.contains("connect 0, read 0, write 0,"), "{said}");
-    }
+    // wrk prints this line when one of its counts (connect, read, write, timeout) is not zero.
+    ensure!(!said.contains("Socket errors"), "{said}");
     ensure!(said.contains("requests in") && !said.contains(" 0 requests in"), "{said}");
     ensure!(!said.contains("Non-2xx"), "{said}");
     Ok(())
