@@ -128,19 +128,20 @@ pub fn read(into: &mut [u8]) -> usize {
 }
 
 /// Copies the log from byte `from` of its history on (`XEN_SYSCTL_readconsole`'s incremental reads): the
-/// bytes and the index after them.
-pub fn log_from(from: u64, max: usize, clear: bool) -> (alloc::vec::Vec<u8>, u64) {
+/// bytes and the index after them. `None`: no memory for them, and nothing is cleared.
+pub fn log_from(from: u64, max: usize, clear: bool) -> Option<(alloc::vec::Vec<u8>, u64)> {
     let mut c = CONSOLE.lock();
     let first = from.max(c.cleared).max(c.written.saturating_sub(RING as u64)).min(c.written);
     let n = (c.written - first).min(max as u64);
-    let mut out = alloc::vec::Vec::with_capacity(n as usize);
+    let mut out = alloc::vec::Vec::new();
+    out.try_reserve_exact(n as usize).ok()?;
     if let Some(ring) = &c.ring {
         out.extend((first..first + n).map(|i| ring[(i % RING as u64) as usize]));
     }
     if clear {
         c.cleared = c.written;
     }
-    (out, first + n)
+    Some((out, first + n))
 }
 
 /// A limit on how often something may be logged: 10 lines at once, then two a second.

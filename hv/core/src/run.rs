@@ -90,9 +90,9 @@ pub fn adopt(v: Arc<Vcpu>) -> Result<(), Errno> {
     }
     let mut all = VCPUS.lock();
     let i = v.handle as usize;
-    if all.len() <= i {
-        all.resize(i + 1, None);
-    }
+    let more = (i + 1).saturating_sub(all.len());
+    all.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+    all.extend((0..more).map(|_| None));
     all[i] = Some(v);
     Ok(())
 }
@@ -102,8 +102,9 @@ pub fn forget(v: &Vcpu) -> bool {
     if scheduler().remove(v.handle).is_err() {
         return false;
     }
+    // The number may have been given out again meanwhile, by another CPU: that vcpu stays.
     if let Some(slot) = VCPUS.lock().get_mut(v.handle as usize) {
-        *slot = None;
+        slot.take_if(|now| core::ptr::eq(&**now, v));
     }
     true
 }

@@ -8,8 +8,12 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 extern crate alloc;
+#[cfg(not(target_os = "none"))]
+extern crate std;
 
 pub mod boot;
+#[cfg(not(target_os = "none"))]
+pub mod budget;
 pub mod frame;
 pub mod guest_mem;
 pub mod heap;

@@ -12,6 +12,8 @@ use core::sync::atomic::{AtomicU32, Ordering::*};
 /// Ranks, outermost first.
 #[allow(missing_docs)]
 pub mod rank {
+    /// `domctl`'s, which is only tried for.
+    pub const DOMCTL: u8 = 4;
     /// A vcpu's context: held by the CPU that runs it for as long as it does, so under everything else.
     pub const VCPU: u8 = 5;
     pub const DOMAIN_LIST: u8 = 10;

@@ -6,6 +6,7 @@
 //! a frame that the CPU still refuses comes back as [`exit::BAD_RETURN`].
 
 use crate::frame::{CLOCK, Frame, L4};
+use shared_abi::Errno;
 use crate::x86_64::{cpu, fpu::FpuState, paging, percpu};
 
 /// Why a guest stopped running. Below 32 an exception, below 256 an interrupt, else one of these.
@@ -118,16 +119,19 @@ unsafe extern "C" {
 
 impl VcpuState {
     /// All registers zero, vector state as after reset.
-    pub fn new() -> VcpuState {
-        VcpuState {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new() -> Result<VcpuState, Errno> {
+        Ok(VcpuState {
             block: Block { room: [0; 33], regs: Regs::default() },
-            fpu: FpuState::new(),
+            fpu: FpuState::new()?,
             selectors: Selectors::default(),
             fs_base: 0,
             gs_base: 0,
             gs_base_other: 0,
             dr: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
-        }
+        })
     }
 
     /// The guest's registers.
@@ -207,15 +211,11 @@ impl VcpuState {
     /// Loads a selector into GS of user mode (`SEGBASE_GS_USER_SEL`), the vcpu being in kernel mode.
     pub fn load_user_gs_selector(&mut self, selector: u16) {
         self.swap_gs();
+        // A guest names its own descriptors only; null selectors have no privilege.
+        let selector = if selector > 3 { selector | 3 } else { selector };
         // SAFETY: as in `switch_in`.
         unsafe { load_gs(u64::from(selector)) };
         self.swap_gs();
-    }
-}
-
-impl Default for VcpuState {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -48,6 +48,7 @@ const ALL: &[Scenario] = &[
     ("enemy::exhausts", |lab| enemy::attack(lab, &enemy::EXHAUST)),
     ("enemy::forges_tables", |lab| enemy::attack(lab, &enemy::TABLES)),
     ("enemy::calls_wildly", |lab| enemy::attack(lab, &enemy::WILD)),
+    ("enemy::creates_domains", enemy::creates_domains),
     ("enemy::spins", |lab| enemy::attack(lab, &enemy::SPIN)),
     ("enemy::triple_faults", |lab| enemy::attack(lab, &enemy::TRIPLE)),
     ("enemy::fills_the_store", |lab| enemy::attack(lab, &enemy::QUOTA)),

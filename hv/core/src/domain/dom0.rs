@@ -138,7 +138,7 @@ pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
     })
     .map_err(|_| "no memory for dom0")?;
     for k in plan.kept {
-        dom.rights.lock().keep_memory(k.clone());
+        dom.rights.lock().keep_memory(k.clone()).map_err(|_| "no memory for dom0's rights")?;
     }
     dom.memory.set_max(plan.frames);
     if !dom.memory.charge(plan.frames) {
@@ -192,7 +192,7 @@ pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
     with_rights(&dom, dom.id, |r| frames().pin(Mfn(l4), 4, r, &mut work))
         .map_err(|_| "dom0's page tables were refused")?;
     make_vcpus(&dom).map_err(|_| "no memory for dom0's vcpus")?;
-    let mut c = Box::new(VcpuGuestContext::default());
+    let mut c = super::lifecycle::guest_context().map_err(|_| "no memory for dom0's registers")?;
     c.flags = VGCF_IN_KERNEL;
     c.user_regs.rip = kernel.entry;
     c.user_regs.rsp = base + ((stack_at + 1) << 12);

@@ -14,11 +14,14 @@ use crate::error::Stop;
 use crate::mm::{self, Account, frames, with_rights};
 use crate::sched::{Params, Policy as _};
 use crate::{event, run};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
 use hv_machine::frame::{Limit, Type, Work};
 use hv_machine::guest_mem::access_ok;
+use hv_machine::heap::try_arc;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::vcpu::Selectors;
 use hv_machine::x86_64::cpu::is_canonical;
@@ -28,6 +31,7 @@ use shared_abi::sched::SHUTDOWN_CRASH;
 use shared_abi::xen::VIRQ_DOM_EXC;
 use shared_abi::{DomId, GuestAddr, Mfn};
 use spin::Once;
+use zerocopy::FromZeros;
 
 /// What a new domain is to be.
 pub struct Spec {
@@ -58,13 +62,13 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         pirqs: if spec.control { crate::irq::pirq::CONTROL_PIRQS } else { 32 },
     })?;
     let block = frames().alloc(0, Limit::Any).ok_or(Errno::ENOMEM)?;
-    let shared = Arc::new(frames().share(block, spec.id, Type::Writable));
+    let shared = try_arc(frames().share(block, spec.id, Type::Writable))?;
     // All vcpus begin with events masked, as Xen sets them up.
     for v in 0..XEN_LEGACY_MAX_VCPUS {
         shared.page().store_u8(v * size_of::<shared_abi::xen::VcpuInfo>() + 1, 1);
     }
     crate::time_of_day::publish(&shared.page(), 0);
-    let dom = Arc::new(Domain {
+    let dom = try_arc(Domain {
         id: spec.id,
         handle: Mutex::new(rank::DOMAIN, spec.handle),
         control: spec.control,
@@ -75,8 +79,8 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         vcpus: Once::new(),
         grants: Grants::new(spec.id, spec.grants)?,
         memory: Account::new(0),
-        policy: Mutex::new(rank::DOMAIN, Arc::new(spec.policy)),
-        rights: Mutex::new(rank::MEMORY, crate::irq::rights::Rights::new(spec.control)),
+        policy: Mutex::new(rank::DOMAIN, try_arc(spec.policy)?),
+        rights: Mutex::new(rank::MEMORY, crate::irq::rights::Rights::new(spec.control)?),
         pirqs: crate::irq::pirq::Pirqs::new(),
         pauses: AtomicU32::new(1),
         shutdown: AtomicI64::new(-1),
@@ -85,33 +89,59 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         relinquished: AtomicBool::new(false),
         assists: AtomicU64::new(0),
         time_offset: AtomicI64::new(0),
-        e820: Mutex::new(rank::DOMAIN, Vec::new()),
+        e820: Mutex::new(rank::DOMAIN, ArrayVec::new()),
         pci_latch: AtomicU32::new(0),
         cmos_index: AtomicU8::new(0),
         max_vcpus: spec.max_vcpus,
-    });
+    })?;
     list::insert(dom.clone())?;
     Ok(dom)
 }
 
 /// Makes the vcpus, all down (`XEN_DOMCTL_max_vcpus`).
+///
+/// # Errors
+/// `ENOMEM` or `ENOSPC`: there are none then; `EINVAL` of a domain that is being destroyed.
 pub fn make_vcpus(dom: &Arc<Domain>) -> Result<(), Errno> {
     if !dom.vcpus().is_empty() {
         return Ok(());
     }
+    if dom.dying.load(SeqCst) {
+        return Err(Errno::EINVAL);
+    }
     let mut all = Vec::new();
+    all.try_reserve_exact(dom.max_vcpus as usize).map_err(|_| Errno::ENOMEM)?;
     for id in 0..dom.max_vcpus {
-        let handle = run::scheduler().insert(Params::default())?;
-        let v = Arc::new(Vcpu::new(dom, id, handle));
+        match make_vcpu(dom, id) {
+            Ok(v) => all.push(v),
+            Err(e) => {
+                for v in &all {
+                    run::forget(v);
+                }
+                return Err(e);
+            }
+        }
+    }
+    dom.vcpus.call_once(|| all);
+    Ok(())
+}
+
+/// A vcpu that scheduler and timers know.
+fn make_vcpu(dom: &Arc<Domain>, id: u32) -> Result<Arc<Vcpu>, Errno> {
+    let handle = run::scheduler().insert(Params::default())?;
+    let v = Vcpu::new(dom, id, handle).and_then(|v| {
         v.info.set_time(&run::time_info());
         if dom.pauses.load(SeqCst) != 0 {
             v.block(pause::DOMAIN);
         }
         run::adopt(v.clone())?;
-        all.push(v);
+        Ok(v)
+    });
+    if v.is_err() {
+        // It never was on a CPU, so it can't be busy.
+        let _ = run::scheduler().remove(handle);
     }
-    dom.vcpus.call_once(|| all);
-    Ok(())
+    v
 }
 
 fn block_all(dom: &Domain) {
@@ -221,8 +251,17 @@ pub fn finish(dom: &Domain) {
 
 /// Work that is left of domains already gone, for idle CPUs; whether there was any.
 pub fn reap() -> bool {
+    hv_machine::heap::shrink();
     let mut work = mm::work();
     frames().settle(&mut work).is_err()
+}
+
+/// Room for a vcpu's registers as a guest gives them, all zero.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn guest_context() -> Result<Box<VcpuGuestContext>, Errno> {
+    VcpuGuestContext::new_box_zeroed().map_err(|_| Errno::ENOMEM)
 }
 
 /// Sets a vcpu's registers and tables (`VCPUOP_initialise`, `XEN_DOMCTL_setvcpucontext`). The vcpu must not run.

@@ -29,12 +29,16 @@ use crate::emul::cpuid::Policy;
 use crate::event;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
 use hv_machine::frame::Shared;
 use hv_machine::lock::Mutex;
 use shared_abi::DomId;
 use shared_abi::memory::E820Entry;
 use spin::Once;
+
+/// Entries of a memory map that a domain's builder may set.
+pub const MOST_E820: usize = 32;
 
 /// A domain.
 pub struct Domain {
@@ -79,7 +83,7 @@ pub struct Domain {
     /// Seconds that its wall clock is ahead of UTC.
     pub time_offset: AtomicI64,
     /// The memory map its builder set (`XENMEM_set_memory_map`).
-    pub e820: Mutex<Vec<E820Entry>>,
+    pub e820: Mutex<ArrayVec<E820Entry, MOST_E820>>,
     /// The latch of port 0xCF8.
     pub pci_latch: AtomicU32,
     /// The latch of port 0x70.

@@ -9,11 +9,12 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use hv_machine::heap::try_arc;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::vcpu::VcpuState;
 use hv_machine::frame::Work;
 use hv_machine::x86_64::{apic, clock, percpu};
-use shared_abi::Mfn;
+use shared_abi::{Errno, Mfn};
 use shared_abi::arch_x86::TrapInfo;
 
 /// Why a vcpu may not run, as bits of [`Vcpu::blocked`]. It runs when none is set.
@@ -145,12 +146,15 @@ pub struct Context {
 
 impl Context {
     /// As at creation: nothing set, kernel mode.
-    pub fn new() -> Context {
-        Context {
-            cpu: VcpuState::new(),
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new() -> Result<Context, Errno> {
+        Ok(Context {
+            cpu: VcpuState::new()?,
             initialised: false,
             kernel_mode: true,
-            traps: <[TrapInfo; 256] as zerocopy::FromZeros>::new_box_zeroed().expect("memory for a vcpu's trap table"),
+            traps: <[TrapInfo; 256] as zerocopy::FromZeros>::new_box_zeroed().map_err(|_| Errno::ENOMEM)?,
             event: 0,
             failsafe: Callback::default(),
             syscall: Callback::default(),
@@ -174,18 +178,12 @@ impl Context {
             tsc_aux: 0,
             nmi_masked: false,
             work: Work::new(crate::mm::frames(), Work::BUDGET),
-        }
+        })
     }
 
     /// The root table of the mode the vcpu is in.
     pub fn root(&self) -> Option<Mfn> {
         if self.kernel_mode { self.kernel_root.as_ref() } else { self.user_root.as_ref() }.map(Root::mfn)
-    }
-}
-
-impl Default for Context {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -229,12 +227,15 @@ impl Vcpu {
     }
 
     /// A fresh vcpu of `domain`, down.
-    pub fn new(domain: &Arc<Domain>, id: u32, handle: u32) -> Vcpu {
-        Vcpu {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(domain: &Arc<Domain>, id: u32, handle: u32) -> Result<Arc<Vcpu>, Errno> {
+        try_arc(Vcpu {
             id,
             handle,
             domain: Arc::downgrade(domain),
-            context: Mutex::new(rank::VCPU, Context::new()),
+            context: Mutex::new(rank::VCPU, Context::new()?),
             running_on: AtomicU32::new(u32::MAX),
             last_cpu: AtomicU32::new(0),
             blocked: AtomicU32::new(pause::DOWN),
@@ -245,6 +246,6 @@ impl Vcpu {
             timers: Mutex::new(rank::TIMER, Timers::default()),
             attention: AtomicBool::new(false),
             nmi: AtomicBool::new(false),
-        }
+        })
     }
 }

@@ -4,7 +4,7 @@
 use super::should_yield;
 use crate::access;
 use crate::domain::grants::{All, complete, status};
-use crate::domain::{Current, find};
+use crate::domain::{Current, Domain, find};
 use crate::error::{HcResult, Stop};
 use crate::grant::{self, Failure, Map, Space, Unmap};
 use crate::mm::{frames, with_rights};
@@ -206,16 +206,11 @@ fn setup_table(cur: &mut Current<'_>, list: GuestAddr) -> HcResult {
         Err(Errno::EPERM) => GNTST_PERMISSION_DENIED,
         Err(_) => GNTST_BAD_DOMAIN,
         Ok(d) => {
-            let mut table = d.grants.table.lock();
-            match table.grow(op.nr_frames) {
+            let grown = d.grants.table.lock().grow(op.nr_frames);
+            match grown {
                 Err(s) => s,
                 Ok(()) => {
-                    let mfns: alloc::vec::Vec<u64> =
-                        (0..op.nr_frames).filter_map(|i| table.frame(i)).map(|m| m.0).collect();
-                    drop(table);
-                    for (i, mfn) in mfns.iter().enumerate() {
-                        guest_mem::write_at(op.frame_list, i as u64, mfn)?;
-                    }
+                    tell_frames(&d, 0..op.nr_frames, op.frame_list)?;
                     GNTST_OKAY
                 }
             }
@@ -266,10 +261,17 @@ pub(super) fn acquire_resource(cur: &mut Current<'_>, arg: GuestAddr) -> HcResul
     let first = u32::try_from(r.frame).map_err(|_| Errno::EINVAL)?;
     let end = first.checked_add(r.nr_frames).filter(|e| *e <= table.max_frames()).ok_or(Errno::EINVAL)?;
     table.grow(end).map_err(|_| Errno::ENOMEM)?;
-    let mfns: alloc::vec::Vec<u64> = (first..end).filter_map(|i| table.frame(i)).map(|m| m.0).collect();
     drop(table);
-    for (i, mfn) in mfns.iter().enumerate() {
-        guest_mem::write_at(r.frame_list, i as u64, mfn)?;
-    }
+    tell_frames(&d, first..end, r.frame_list)?;
     Ok(0)
+}
+
+/// Writes the numbers of a table's frames to a list of the caller's. A table never shrinks, so its lock is only taken
+/// for each: nothing that may fault is done under it.
+fn tell_frames(d: &Domain, which: core::ops::Range<u32>, list: GuestAddr) -> Result<(), Stop> {
+    for (at, i) in which.enumerate() {
+        let mfn = d.grants.table.lock().frame(i).ok_or(Errno::EINVAL)?;
+        guest_mem::write_at(list, at as u64, &mfn.0)?;
+    }
+    Ok(())
 }

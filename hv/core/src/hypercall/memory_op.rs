@@ -5,10 +5,12 @@
 
 use super::should_yield;
 use crate::access;
-use crate::domain::{Current, Domain};
+use crate::domain::{Current, Domain, MOST_E820};
 use crate::error::{HcResult, Stop};
 use crate::mm::frames;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 use hv_machine::frame::{INVALID_M2P_ENTRY, Limit, Work};
 use hv_machine::guest_mem;
 use shared_abi::arch_x86::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
@@ -192,8 +194,9 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
         let chunk = x.nr_exchanged / in_per;
         cur.cx.work.refill(Work::BUDGET);
         // Take the old frames, which nothing may refer to any more.
-        let mut stolen = alloc::vec::Vec::new();
+        let mut stolen = Vec::new();
         let taken = (|| -> Result<(), Stop> {
+            stolen.try_reserve_exact((in_per << in_order) as usize).map_err(|_| Errno::ENOMEM)?;
             for e in 0..in_per {
                 let first: u64 = guest_mem::read_at(x.r#in.extent_start, x.nr_exchanged + e)?;
                 for k in 0..1u64 << in_order {
@@ -204,7 +207,8 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
         })();
         // Allocate the new ones before the old ones are gone, so that an error leaves all as it was.
         let new = taken.and_then(|()| {
-            let mut blocks = alloc::vec::Vec::new();
+            let mut blocks = Vec::new();
+            blocks.try_reserve_exact(out_per as usize).map_err(|_| Errno::ENOMEM)?;
             for _ in 0..out_per {
                 blocks.push(frames().alloc(out_order, limit(x.out.mem_flags)).ok_or(Errno::ENOMEM)?);
             }
@@ -298,10 +302,10 @@ fn machine_memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
 fn set_memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
     let f: ForeignMemoryMap = guest_mem::read(arg)?;
     let d = access::control(cur.dom, DomId(f.domid.0))?;
-    if f.map.nr_entries > 32 {
+    if f.map.nr_entries as usize > MOST_E820 {
         return Err(Errno::EINVAL.into());
     }
-    let mut entries = alloc::vec::Vec::new();
+    let mut entries = ArrayVec::<_, MOST_E820>::new();
     for i in 0..f.map.nr_entries {
         entries.push(guest_mem::read_at::<E820Entry>(f.map.buffer, i.into())?);
     }

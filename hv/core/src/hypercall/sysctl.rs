@@ -37,7 +37,7 @@ fn run_op(op: &mut Sysctl) -> Result<(), Stop> {
         XEN_SYSCTL_READCONSOLE => {
             let mut r = op.readconsole();
             let from = if r.incremental != 0 { r.index.into() } else { 0 };
-            let (bytes, next) = console::log_from(from, r.count as usize, r.clear != 0);
+            let (bytes, next) = console::log_from(from, r.count as usize, r.clear != 0).ok_or(Errno::ENOMEM)?;
             guest_mem::copy_out(r.buffer, &bytes)?;
             r.count = bytes.len() as u32;
             r.index = next as u32;

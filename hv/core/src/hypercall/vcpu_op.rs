@@ -8,7 +8,6 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
 use hv_machine::guest_mem;
 use hv_machine::x86_64::clock;
-use shared_abi::arch_x86::VcpuGuestContext;
 use shared_abi::errno::Errno;
 use shared_abi::vcpu::*;
 use shared_abi::{GuestAddr, Mfn};
@@ -24,7 +23,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             if !v.info.exists() {
                 return Err(Errno::EINVAL.into());
             }
-            let mut c = alloc::boxed::Box::new(VcpuGuestContext::default());
+            let mut c = lifecycle::guest_context()?;
             guest_mem::copy_in(zerocopy::IntoBytes::as_mut_bytes(&mut *c), arg)?;
             if own {
                 return Err(Errno::EEXIST.into());

@@ -74,6 +74,7 @@ pub fn setup_line(dom: &Domain, gsi: u32, trigger: Option<Trigger>) -> Result<()
             Ok(())
         }
         None => {
+            all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
             all.push(Pirq { number: gsi, source, vector: None, waits_for_eoi: false });
             Ok(())
         }
@@ -101,6 +102,7 @@ pub fn setup_message(dom: &Domain, number: Option<u32>, msi: Msi) -> Result<u32,
             _ => Err(Errno::EEXIST),
         };
     }
+    all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     let vector = take_vector(dom.id, number).ok_or(Errno::ENOSPC)?;
     if let Err(e) = msi.enable(vector, apic::id()) {
         give_vector(vector);

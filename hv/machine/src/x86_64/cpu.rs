@@ -129,6 +129,7 @@ pub(super) fn init(stack: u64) -> Result<(), &'static str> {
         }
         set_xcr0(all);
         XCR0_ALL.store(all, Relaxed);
+        super::fpu::measure();
     }
     // SAFETY: the entry points exist for the life of the machine, switch to a stack of this CPU's
     // before they touch memory, and FMASK clears IF, TF, DF, NT and AC on the way in.

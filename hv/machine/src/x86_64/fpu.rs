@@ -2,8 +2,10 @@
 //! that no register of one guest is ever visible to another. The hypervisor itself has no such code.
 
 use super::cpu;
-use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use shared_abi::Errno;
+use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::arch::asm;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A vcpu's saved state: an XSAVE area (standard form), or an FXSAVE image on CPUs without XSAVE.
 pub struct FpuState {
@@ -19,24 +21,39 @@ unsafe impl Send for FpuState {}
 unsafe impl Sync for FpuState {}
 
 /// Bytes of the save area: all components the hypervisor switches.
-pub fn area_size() -> usize {
-    if cpu::xcr0_all() == 0 { 512 } else { (cpu::cpuid(0xd, 0).ebx as usize).clamp(576, 16384) }
+static AREA: AtomicUsize = AtomicUsize::new(512);
+
+/// Measures the save area, XCR0 being all that the hypervisor switches. Once, at boot: CPUID tells the size for the
+/// XCR0 that is loaded, and in a hypercall that is the calling guest's. Asked there, as it once was, a caller
+/// without AVX-512 would get its new domains areas that saving the whole state writes past the end of.
+pub(super) fn measure() {
+    AREA.store((cpu::cpuid(0xd, 0).ebx as usize).clamp(576, 16384), Relaxed);
 }
 
 impl FpuState {
     /// The architecture's initial state.
-    pub fn new() -> FpuState {
-        let len = area_size();
-        let layout = Layout::from_size_align(len, 64).expect("a small constant alignment");
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new() -> Result<FpuState, Errno> {
+        let len = AREA.load(Relaxed);
+        let layout = Layout::from_size_align(len, 64).map_err(|_| Errno::ENOMEM)?;
         // SAFETY: the size is not zero.
         let area = unsafe { alloc_zeroed(layout) };
         if area.is_null() {
-            handle_alloc_error(layout);
+            return Err(Errno::ENOMEM);
         }
         let mut f = FpuState { area, len, xcr0: 3 };
-        f.bytes_mut()[0..2].copy_from_slice(&0x037f_u16.to_le_bytes());
-        f.bytes_mut()[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
-        f
+        f.reset();
+        Ok(f)
+    }
+
+    /// Makes the saved image the architecture's initial state.
+    fn reset(&mut self) {
+        let image = self.bytes_mut();
+        image.fill(0);
+        image[0..2].copy_from_slice(&0x037f_u16.to_le_bytes());
+        image[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
     }
 
     /// The saved image.
@@ -87,34 +104,28 @@ impl FpuState {
     pub fn load(&mut self) {
         unsafe extern "C" {
             fn try_xrstor(area: *const u8, mask: u64) -> u64;
+            fn try_fxrstor(area: *const u8) -> u64;
         }
         let all = cpu::xcr0_all();
         if all == 0 {
-            // MXCSR's reserved bits are the only thing FXRSTOR refuses.
-            self.bytes_mut()[26] = 0;
-            self.bytes_mut()[27] = 0;
-            // SAFETY: the area is a whole FXSAVE image.
-            unsafe { asm!("fxrstor64 [{}]", in(reg) self.area, options(nostack)) };
+            // SAFETY: a whole FXSAVE image, aligned; one with bits in MXCSR that the CPU hasn't faults and is caught.
+            if unsafe { try_fxrstor(self.area) } != 0 {
+                self.reset();
+                // SAFETY: the initial state is always accepted.
+                unsafe { try_fxrstor(self.area) };
+            }
             return;
         }
         cpu::set_xcr0(all);
         // SAFETY: aligned, whole; a refused image faults and is caught.
         if unsafe { try_xrstor(self.area, all) } != 0 {
-            let xcr0 = self.xcr0;
-            *self = FpuState::new();
-            self.xcr0 = xcr0;
+            self.reset();
             // SAFETY: the initial state is always accepted.
             unsafe { try_xrstor(self.area, all) };
         }
         if self.xcr0 != all {
             cpu::set_xcr0(self.xcr0);
         }
-    }
-}
-
-impl Default for FpuState {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

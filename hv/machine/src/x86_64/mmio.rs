@@ -25,6 +25,7 @@ pub fn map(phys: u64, len: u64) -> Option<Registers> {
     let page = match all.iter().find(|(p, _)| *p == phys >> 12) {
         Some((_, va)) => *va,
         None => {
+            all.try_reserve(1).ok()?;
             let va = paging::map_mmio(phys & !0xfff, 1)?;
             all.push((phys >> 12, va));
             va

@@ -73,14 +73,26 @@ pub fn start(magic: u32, at: u32) -> Result<Started, &'static str> {
         table.add_io(Mfn(gap >> 12), Mfn(r.start >> 12));
         gap = r.end;
     }
-    heap::set_growth(|bytes| {
-        let order = (bytes.div_ceil(4096)).next_power_of_two().trailing_zeros();
-        let block = frame::frames().alloc(order, Limit::Any)?;
-        let at = layout::DIRECT + block.keep().address();
-        Some((at as usize, 4096 << order))
-    });
+    heap::set_growth(
+        |bytes| {
+            let block = frame::frames().alloc(order_of(bytes), Limit::Any)?;
+            let at = layout::DIRECT + block.keep().address();
+            Some((at as usize, 4096 << order_of(bytes)))
+        },
+        |at, bytes| {
+            let mfn = Mfn((at as u64 - layout::DIRECT) >> 12);
+            // SAFETY: the heap's alone: frames of its first memory, which the frame table was never told of, or of
+            // blocks that were kept for it. It is aligned to its size.
+            drop(unsafe { frame::frames().adopt_block(mfn, order_of(bytes)) });
+        },
+    );
     let kept = taken.end - taken.start + (info.image.end - info.image.start);
     Ok(Started { info, m2p: m2p >> 12..(m2p + m2p_bytes) >> 12, kept })
+}
+
+/// The order of a block that holds so many bytes.
+fn order_of(bytes: usize) -> u32 {
+    bytes.div_ceil(4096).next_power_of_two().trailing_zeros()
 }
 
 /// A file that the loader left in memory: bytes that nobody writes until they are freed.

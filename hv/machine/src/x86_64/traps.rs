@@ -90,7 +90,9 @@ extern "C" fn host_trap(f: &mut HostFrame) {
 #[unsafe(no_mangle)]
 extern "C" fn host_ist_trap(f: &mut HostFrame) {
     if f.vector == 1 {
-        // Not again at this instruction, and no single steps through the hypervisor.
+        // Not again at this instruction, and no single steps through the hypervisor. What it was is nobody's
+        // affair: left in DR6, the next guest with a #DB of its own would see it.
+        super::cpu::take_dr6();
         f.rflags = f.rflags & !(1 << 8) | 1 << 16;
         return;
     }

@@ -8,6 +8,7 @@
 //! | `wild` | random arguments to every hypercall (`seed=`, `count=`) | `enemy done` |
 //! | `tables` | pins, unpins, maps and forges entries of its own tables at random (`seed=`, `count=`) | `enemy done`, or `enemy wins` |
 //! | `exhaust` | takes all ports, grant frames and memory there are, and gives them back | `enemy done` |
+//! | `domains` | as the control domain: creates domains until memory is out, and destroys them | `enemy done`, or `enemy wins` |
 //! | `triple` | takes an exception without a handler or a stack | the hypervisor ends it |
 //! | `spin` | never gives the processor up, with events masked | it doesn't |
 //! | `quota` | takes of xenstore all that it gets, and keeps it | it doesn't, after `enemy done` |
@@ -19,6 +20,7 @@
 
 extern crate alloc;
 
+mod domains;
 mod exhaust;
 mod quota;
 mod random;
@@ -42,6 +44,7 @@ guest_kernel::main! {
             "wild" => wild::attack(seed, count),
             "tables" => tables::attack(seed, count),
             "exhaust" => exhaust::attack(),
+            "domains" => domains::attack(),
             "triple" => raw::triple_fault(),
             "spin" => raw::spin(),
             "quota" => match &sys.store {

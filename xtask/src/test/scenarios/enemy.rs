@@ -106,6 +106,19 @@ pub fn attack(lab: &mut Lab, attack: &Attack) -> Result<()> {
     Ok(())
 }
 
+/// The enemy as the control domain creates domains until memory is out; whatever it says, the hypervisor lives.
+pub fn creates_domains(lab: &mut Lab) -> Result<()> {
+    let built = kit::with_dom0(kit::built()?, "enemy")?;
+    let mut options = Options::direct(&built);
+    (options.smp, options.memory) = (2, "96M");
+    options.content.hypervisor_args = "console=com1 com1=115200 dom0_mem=32M".into();
+    options.content.dom0_args = "mode=domains".into();
+    let mut machine = lab.boot(&options)?;
+    machine.wait_for("enemy done")?;
+    ensure!(!machine.said().contains("enemy wins"), "what was taken is not there again");
+    Ok(())
+}
+
 /// The key that leaves a guest's console.
 const DETACH: &str = "\u{1d}";
 

@@ -10,6 +10,7 @@ use crate::time_of_day;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use hv_machine::guest_mem;
+use hv_machine::heap::try_arc;
 use hv_machine::x86_64::clock;
 use shared_abi::arch_x86::CpuidLeaf;
 use shared_abi::domctl::*;
@@ -73,7 +74,10 @@ fn not_self(cur: &Current<'_>, d: &Domain) -> Result<(), Stop> {
 
 pub(super) fn destroy(cur: &mut Current<'_>, d: &Arc<Domain>) -> Result<(), Stop> {
     not_self(cur, d)?;
-    lifecycle::destroy(d, &mut cur.cx.work)
+    lifecycle::destroy(d, &mut cur.cx.work)?;
+    // What this domain had goes when the caller lets go of it; the ones before it have gone.
+    hv_machine::heap::shrink();
+    Ok(())
 }
 
 pub(super) fn pause(cur: &Current<'_>, d: &Domain) -> Result<(), Stop> {
@@ -188,13 +192,17 @@ pub(super) fn set_policy(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
         return Err(Errno::E2BIG.into());
     }
     let mut leaves = alloc::vec::Vec::new();
+    leaves.try_reserve_exact(p.nr_leaves as usize).map_err(|_| Errno::ENOMEM)?;
     for i in 0..p.nr_leaves {
         let l: CpuidLeaf = guest_mem::read_at(p.leaves, i.into())?;
         leaves.push((l.leaf, l.subleaf, Leaf { eax: l.a, ebx: l.b, ecx: l.c, edx: l.d }));
     }
     let now = d.policy.lock().clone();
     match now.updated(&dom0::policy(Kind::HardwareDomain), leaves) {
-        Ok(new) => *d.policy.lock() = Arc::new(new),
+        Ok(new) => {
+            let new = try_arc(new)?;
+            *d.policy.lock() = new;
+        }
         Err(bad) => {
             p.err_leaf = bad.leaf;
             p.err_subleaf = bad.subleaf;

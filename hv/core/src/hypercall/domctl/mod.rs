@@ -18,9 +18,15 @@ use crate::domain::{Current, Domain, find, next_from};
 use crate::error::{HcResult, Stop};
 use alloc::sync::Arc;
 use hv_machine::guest_mem;
+use hv_machine::lock::{Mutex, rank};
 use shared_abi::domctl::*;
 use shared_abi::errno::Errno;
 use shared_abi::{DomId, GuestAddr};
+
+/// One of these at a time, as in Xen: creating, filling and destroying domains needs no thought of another
+/// vcpu of the control domain's doing the same to the same domain. Whoever finds it taken asks again; nobody waits
+/// for it, so it may be taken with the caller's context held.
+static ONE: Mutex<()> = Mutex::new(rank::DOMCTL, ());
 
 /// `domctl(op)`.
 pub fn domctl(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
@@ -30,6 +36,7 @@ pub fn domctl(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     if op.interface_version != XEN_DOMCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES.into());
     }
+    let _one = ONE.try_lock().ok_or(Stop::Retry)?;
     if op.cmd == XEN_DOMCTL_CREATEDOMAIN {
         let new = domain::create(&mut op)?;
         return match guest_mem::write(at, &op) {

@@ -2,8 +2,8 @@
 
 use crate::domain::{Current, Domain};
 use crate::error::Stop;
-use crate::irq::rights::Ranges;
 use crate::mm::frames;
+use crate::ranges::Ranges;
 use hv_machine::frame::Type;
 use hv_machine::frame::Word;
 use hv_machine::guest_mem;

@@ -4,7 +4,6 @@ use crate::domain::{Context, Current, Domain, Vcpu, lifecycle, vcpu::pause};
 use crate::error::Stop;
 use crate::run;
 use crate::sched::{CpuSet, Params, Policy as _};
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use hv_machine::guest_mem;
@@ -41,19 +40,20 @@ pub(super) fn set_context(cur: &Current<'_>, d: &Arc<Domain>, op: DomctlVcpucont
     let v = vcpu(d, op.vcpu)?;
     if op.ctxt.0 == 0 {
         return with_context(cur, d, v, |cx| {
+            let new = Context::new()?;
             v.block(pause::DOWN);
-            *cx = Context::new();
+            *cx = new;
             Ok(())
         });
     }
-    let mut c = Box::new(VcpuGuestContext::default());
+    let mut c = lifecycle::guest_context()?;
     guest_mem::copy_in(c.as_mut_bytes(), op.ctxt)?;
     with_context(cur, d, v, |cx| lifecycle::set_context(d, v, cx, &c))
 }
 
 pub(super) fn get_context(cur: &Current<'_>, d: &Arc<Domain>, op: DomctlVcpucontext) -> Result<(), Stop> {
     let v = vcpu(d, op.vcpu)?;
-    let mut c = Box::new(VcpuGuestContext::default());
+    let mut c = lifecycle::guest_context()?;
     with_context(cur, d, v, |cx| {
         if !cx.initialised {
             return Err(Errno::ENODATA.into());

@@ -114,3 +114,11 @@ try_xrstor_at:
     xor eax, eax
     ret
     EX_TABLE try_xrstor_at, try_msr_fault
+# fn try_fxrstor(area: *const u8) -> u64 (0: done)
+    .global try_fxrstor
+try_fxrstor:
+try_fxrstor_at:
+    fxrstor64 [rdi]
+    xor eax, eax
+    ret
+    EX_TABLE try_fxrstor_at, try_msr_fault
