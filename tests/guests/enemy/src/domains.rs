@@ -31,6 +31,9 @@ fn domctl(command: u64, id: u64, words: &[u64]) -> i64 {
 /// Frames that the hypervisor may keep: lists of numbers that grew, and some heap for the next domain.
 const KEPT: u64 = 1024;
 
+/// Domains that the list of all domains has taken the place of: it grows with each number never used before.
+const FEWER: usize = 16;
+
 /// A domain that waits to be filled, or the error.
 fn create() -> Result<u64, i64> {
     // ssidref, handle and flags; iommu options, vcpus; ports, grant frames; maptrack frames, grants of version 1.
@@ -64,7 +67,7 @@ fn free_frames() -> u64 {
     word(7)
 }
 
-/// Four rounds, the last of which must come as far as the first.
+/// Four rounds, the last of which must come as far as the first but for [`FEWER`].
 pub fn attack() {
     let before = free_frames();
     let mut counts = [0; 4];
@@ -101,7 +104,7 @@ pub fn attack() {
             println!("enemy wins: a refusal that is not ENOMEM");
         }
     }
-    if counts[3] < counts[0] {
+    if counts[3] + FEWER < counts[0] {
         println!("enemy wins: what was given back is gone");
     }
 }
