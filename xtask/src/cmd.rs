@@ -2,13 +2,30 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::steps::Step;
+
+/// A program that ended badly, and everything it said.
+#[derive(Debug)]
+pub struct Failure {
+    line: String,
+    status: ExitStatus,
+    /// Its standard output and its standard error.
+    pub said: String,
+}
+
+impl std::error::Error for Failure {}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` failed ({}):\n{}", self.line, self.status, self.said)
+    }
+}
 
 /// The program and its arguments as one would type them.
 pub fn shown(command: &Command) -> String {
@@ -34,7 +51,7 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Runs `command` silently. A failure's error carries everything the program said.
+/// Runs `command` silently. A program's bad end is a [`Failure`].
 pub fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
@@ -44,19 +61,20 @@ pub fn shown_to_user(command: &mut Command) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Runs `command` and gives its standard output. A failure's error carries everything it said.
+/// Runs `command` and gives its standard output. A program's bad end is a [`Failure`].
 pub fn output(command: &mut Command) -> Result<String> {
     let line = shown(command);
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{line}`"))?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     if !out.status.success() {
-        bail!("`{line}` failed ({}):\n{text}{}", out.status, String::from_utf8_lossy(&out.stderr));
+        let said = text + &String::from_utf8_lossy(&out.stderr);
+        return Err(Failure { line, status: out.status, said }.into());
     }
     Ok(text)
 }
 
-/// Runs `command` with its last line of output shown as `step`'s progress. A failure's error carries
-/// the whole output.
+/// Runs `command` with its last line of output shown as `step`'s progress. A program's bad end is a
+/// [`Failure`].
 pub fn run_in_step(step: &Step, command: &mut Command) -> Result<()> {
     let line = shown(command);
     let mut child = command
@@ -85,7 +103,7 @@ pub fn run_in_step(step: &Step, command: &mut Command) -> Result<()> {
     }
     let status = child.wait()?;
     if !status.success() {
-        bail!("`{line}` failed ({status}):\n{all}");
+        return Err(Failure { line, status, said: all }.into());
     }
     Ok(())
 }

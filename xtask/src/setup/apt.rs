@@ -9,13 +9,16 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 
+use crate::cmd::Failure;
 use crate::steps::Step;
 use crate::{cmd, paths};
 
 /// The package that holds `qemu-system-x86_64`.
 pub const QEMU: &str = "qemu-system-x86";
+/// What apt says of versions that do not go together.
+const UNMET: &str = "unmet dependencies";
 
 /// Installs `packages`, as root or by `sudo`.
 ///
@@ -26,11 +29,16 @@ pub fn install(packages: &[&str]) -> Result<()> {
     if paths::find_program("apt-get").is_none() {
         bail!("this machine has no apt-get: install these (Debian's package names) by hand: {list}");
     }
-    let root =
-        Root::find().with_context(|| format!("type this, then try again: sudo apt-get install {list}"))?;
+    let Some(root) = Root::find()? else {
+        bail!(
+            "installing needs root's rights, which sudo does not give here; \
+             let somebody who has them type: apt-get install {list}"
+        );
+    };
 
     let step = Step::new("updating apt's lists");
-    cmd::run_in_step(&step, root.apt().arg("update"))?;
+    // what is left of the old lists may do; if not, the installation tells
+    let _ = apt(&step, root.apt().arg("update"));
     step.done("");
 
     let others: Vec<&str> = packages.iter().copied().filter(|p| *p != QEMU).collect();
@@ -39,23 +47,43 @@ pub fn install(packages: &[&str]) -> Result<()> {
     }
     if !others.is_empty() {
         let step = Step::new(&format!("installing {}", others.join(" ")));
-        cmd::run_in_step(&step, root.install().args(others))?;
+        apt(&step, root.install().args(others))?;
         step.done("");
     }
     Ok(())
 }
 
+/// Runs apt. Its many lines at a failure go to a log; the error has the one that says why.
+fn apt(step: &Step, command: &mut Command) -> Result<()> {
+    cmd::run_in_step(step, command).map_err(|error| match error.downcast_ref::<Failure>() {
+        Some(failure) => {
+            let log = paths::logs().map(|logs| logs.join("apt.log"));
+            let log = log.and_then(|log| cmd::write(&log, failure.to_string().as_bytes()).map(|()| log));
+            let shown = log.map_or_else(|error| error.to_string(), |log| log.display().to_string());
+            anyhow!("apt-get cannot install it: {} (all it said: {shown})", reason(&failure.said))
+        }
+        None => error,
+    })
+}
+
+/// Of what apt said, the line that a person wants.
+fn reason(said: &str) -> &str {
+    let is_error = |line: &&str| line.starts_with("E: ");
+    let unmet = said.lines().find(|line| line.contains(UNMET));
+    unmet.or_else(|| said.lines().find(is_error)).or_else(|| said.lines().last()).unwrap_or("nothing").trim()
+}
+
 fn install_qemu(root: &Root) -> Result<()> {
     let step = Step::new(&format!("installing {QEMU}"));
-    if let Err(plain) = cmd::run_in_step(&step, root.install().arg(QEMU)) {
-        let codename = codename().ok_or(plain)?;
+    if let Err(plain) = apt(&step, root.install().arg(QEMU)) {
+        let codename = codename().filter(|_| plain.to_string().contains(UNMET)).ok_or(plain)?;
         let suite = format!("{codename}-backports");
         step.detail(&format!("its versions conflict: trying {suite}"));
         if !cmd::output(cmd::program("apt-cache").arg("policy"))?.contains(&format!("a={suite}")) {
             root.write("/etc/apt/sources.list.d/oxen-backports.sources", &backports_source(&suite)?)?;
-            cmd::run_in_step(&step, root.apt().arg("update"))?;
+            apt(&step, root.apt().arg("update"))?;
         }
-        cmd::run_in_step(&step, root.install().args(["-t", &suite, QEMU]))?;
+        apt(&step, root.install().args(["-t", &suite, QEMU]))?;
     }
     step.done("");
     Ok(())
@@ -67,26 +95,26 @@ struct Root {
 }
 
 impl Root {
-    fn find() -> Result<Self> {
+    fn find() -> Result<Option<Self>> {
         if cmd::output(Command::new("id").arg("-u"))?.trim() == "0" {
-            return Ok(Self { sudo: false });
+            return Ok(Some(Self { sudo: false }));
         }
         let asks_nothing = || cmd::run(Command::new("sudo").args(["-n", "true"])).is_ok();
         let can_ask = || std::io::stdin().is_terminal() && cmd::shown_to_user(Command::new("sudo").arg("-v"));
-        if paths::find_program("sudo").is_some() && (asks_nothing() || can_ask()) {
-            return Ok(Self { sudo: true });
-        }
-        bail!("installing packages needs root's rights, and sudo does not give them here")
+        let sudo = paths::find_program("sudo").is_some() && (asks_nothing() || can_ask());
+        Ok(sudo.then_some(Self { sudo: true }))
     }
 
     fn command(&self, program: &str) -> Command {
         if self.sudo {
             let mut command = Command::new("sudo");
-            command.args(["-n", "env", "DEBIAN_FRONTEND=noninteractive", program]);
+            // where there is a terminal it may ask there again, when its patience has run out
+            command.args((!std::io::stdin().is_terminal()).then_some("-n"));
+            command.args(["env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", program]);
             return command;
         }
         let mut command = Command::new(program);
-        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
         command
     }
 
@@ -132,4 +160,20 @@ fn backports_source(suite: &str) -> Result<String> {
         bail!("{keyring} is missing: cannot add {suite}");
     }
     Ok(format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason;
+
+    #[test]
+    fn of_what_apt_says_the_reason_is_told() {
+        let no_network = "Reading package lists...\nErr:1 http://mirror/debian stable/main amd64 mtools\n\
+             E: Failed to fetch http://mirror/x.deb  Could not resolve 'mirror'\nE: Unable to fetch some archives\n";
+        assert!(reason(no_network).contains("Could not resolve"));
+        let conflict = "Some packages could not be installed.\nThe following packages have unmet dependencies:\n \
+             qemu-system-x86 : Depends: qemu-system-common (= 1)\nE: Unable to correct problems\n";
+        assert!(reason(conflict).contains(super::UNMET));
+        assert_eq!(reason(""), "nothing");
+    }
 }
