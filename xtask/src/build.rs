@@ -71,11 +71,11 @@ pub fn with(hypervisor: Option<&Path>, dom0: Option<&Path>) -> Result<Built> {
 
 /// Builds the kernel called `name` and gives the stripped file.
 pub fn kernel(packages: &[Package], name: &str) -> Result<PathBuf> {
-    let Some(package) = packages.iter().find(|p| p.name == name) else {
-        bail!("there is no kernel called {name}: the workspace has no such package");
-    };
-    if !package.bins.iter().any(|bin| bin == name) {
-        bail!("the package {name} is a library only: it has no [[bin]] called {name} to boot");
+    // every binary is for the kernels' target but this program's own
+    let is_kernel = |p: &&Package| p.bins.contains(&p.name) && p.name != env!("CARGO_PKG_NAME");
+    if !packages.iter().filter(is_kernel).any(|p| p.name == name) {
+        let known: Vec<&str> = packages.iter().filter(is_kernel).map(|p| p.name.as_str()).collect();
+        bail!("there is no kernel called {name}; there are {}", known.join(", "));
     }
     let step = Step::new(&format!("building {name}"));
     let mut command = cargo_build();

@@ -46,13 +46,13 @@ pub struct Args {
 #[derive(clap::Args, Clone)]
 pub struct Content {
     /// The folder that the `web` guest serves
-    #[arg(long, value_name = "DIR", value_parser = paths::existing)]
+    #[arg(long, value_name = "DIR", value_parser = paths::folder)]
     pub site: Option<PathBuf>,
     /// Boot this hypervisor (Multiboot 2) instead of ours, e.g. Debian's Xen
-    #[arg(long, value_name = "FILE", value_parser = paths::existing)]
+    #[arg(long, value_name = "FILE", value_parser = paths::file)]
     pub hypervisor: Option<PathBuf>,
     /// Boot this kernel as dom0 instead of ours
-    #[arg(long, value_name = "FILE", value_parser = paths::existing)]
+    #[arg(long, value_name = "FILE", value_parser = paths::file)]
     pub dom0: Option<PathBuf>,
     /// Give the hypervisor this command line
     #[arg(long, value_name = "ARGS", default_value = HYPERVISOR_ARGS, hide_default_value = true)]

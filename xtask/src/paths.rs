@@ -40,10 +40,18 @@ pub fn typed(text: &str) -> Result<PathBuf, String> {
     std::path::absolute(text).map_err(|error| error.to_string())
 }
 
-/// [`typed`] of something that is there.
-pub fn existing(text: &str) -> Result<PathBuf, String> {
+/// [`typed`] of a file that is there.
+pub fn file(text: &str) -> Result<PathBuf, String> {
     let path = typed(text)?;
-    std::fs::metadata(&path).map(|_| path).map_err(|error| error.to_string())
+    let found = std::fs::metadata(&path).map_err(|error| error.to_string())?;
+    if found.is_file() { Ok(path) } else { Err("not a file".into()) }
+}
+
+/// [`typed`] of a folder that is there.
+pub fn folder(text: &str) -> Result<PathBuf, String> {
+    let path = typed(text)?;
+    let found = std::fs::metadata(&path).map_err(|error| error.to_string())?;
+    if found.is_dir() { Ok(path) } else { Err("not a folder".into()) }
 }
 
 /// The first folder that holds `program`, searched like a shell does and then in the system's `sbin`

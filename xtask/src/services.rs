@@ -79,7 +79,7 @@ fn parse(name: String, auto: bool, config: &str) -> Option<Service> {
 /// The ports to forward: of each service that starts by itself, and of each that `asked` names.
 ///
 /// # Errors
-/// A name in `asked` that is no service.
+/// A name in `asked` that is no service; two services on one port.
 pub fn forwards(services: &[Service], asked: &[(String, u16)]) -> Result<Vec<Forward>> {
     for (name, _) in asked {
         if !services.iter().any(|s| s.name == *name) {
@@ -93,7 +93,13 @@ pub fn forwards(services: &[Service], asked: &[(String, u16)]) -> Result<Vec<For
         let Service { name, address, port, .. } = service;
         Some(Forward { name: name.clone(), host_port, address: address.clone(), port: *port })
     };
-    Ok(services.iter().filter_map(forward).collect())
+    let forwards: Vec<Forward> = services.iter().filter_map(forward).collect();
+    for (n, one) in forwards.iter().enumerate() {
+        if let Some(other) = forwards[..n].iter().find(|other| other.host_port == one.host_port) {
+            bail!("port {} cannot lead to both {} and {}", one.host_port, other.name, one.name);
+        }
+    }
+    Ok(forwards)
 }
 
 #[cfg(test)]
@@ -111,6 +117,7 @@ mod tests {
         assert_eq!(ports(&[]), [8080]);
         assert_eq!(ports(&[("web".into(), 9090), ("hello".into(), 7000)]), [9090, 7000]);
         assert!(forwards(&services, &[("wbe".into(), 1)]).is_err());
+        assert!(forwards(&services, &[("hello".into(), 8080)]).is_err(), "web has it");
         assert!(parse("x".into(), true, "name = \"x\"\n").is_none());
     }
 }
