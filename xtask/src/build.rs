@@ -83,7 +83,25 @@ pub fn kernel(packages: &[Package], name: &str) -> Result<PathBuf> {
         &step,
         command.args(["--release", "--target", TARGET, "--package", name, "--bin", name]),
     )?;
-    let stripped = elf::strip(&cmd::read(&unstripped(name))?, name)?;
+    let (file, size) = strip(&unstripped(name), name)?;
+    step.done(&format!("{} KiB", size.div_ceil(1024)));
+    Ok(file)
+}
+
+/// Builds the hypervisor that checks the order in which locks are taken, and its arithmetic.
+pub fn checked_hypervisor() -> Result<PathBuf> {
+    let step = Step::new("building oxen with debug assertions");
+    let mut command = cargo_build();
+    command.args(["--profile", "checked", "--target", TARGET, "--package", "oxen", "--bin", "oxen"]);
+    cmd::run_in_step(&step, &mut command)?;
+    let (file, size) = strip(&target_dir().join(TARGET).join("checked/oxen"), "oxen-checked")?;
+    step.done(&format!("{} KiB", size.div_ceil(1024)));
+    Ok(file)
+}
+
+/// Writes the kernel in the file `unstripped` to `target/oxen/NAME` without its symbols; its size there.
+fn strip(unstripped: &Path, name: &str) -> Result<(PathBuf, usize)> {
+    let stripped = elf::strip(&cmd::read(unstripped)?, name)?;
     if name == "oxen" && stripped.len() > HYPERVISOR_LIMIT {
         bail!("the hypervisor is {} KiB, the limit is {} KiB", stripped.len() >> 10, HYPERVISOR_LIMIT >> 10);
     }
@@ -91,8 +109,7 @@ pub fn kernel(packages: &[Package], name: &str) -> Result<PathBuf> {
     if std::fs::read(&file).ok().as_ref() != Some(&stripped) {
         cmd::write(&file, &stripped)?;
     }
-    step.done(&format!("{} KiB", stripped.len().div_ceil(1024)));
-    Ok(file)
+    Ok((file, stripped.len()))
 }
 
 /// The kernel called `name` as the linker writes it, with what a debugger needs.

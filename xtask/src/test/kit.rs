@@ -60,6 +60,11 @@ pub fn with_dom0(built: &Built, name: &str) -> Result<Built> {
     Ok(Built { dom0, ..built.clone() })
 }
 
+/// `built` with a hypervisor that checks itself.
+pub fn with_checked_hypervisor(built: &Built) -> Result<Built> {
+    Ok(Built { hypervisor: build::checked_hypervisor()?, ..built.clone() })
+}
+
 /// [`built`] with a hypervisor that no Multiboot loader takes: PVH is left.
 pub fn pvh_only(built: &Built) -> Result<Built> {
     const MAGIC: [u8; 4] = 0x1bad_b002u32.to_le_bytes();

@@ -52,6 +52,7 @@ const ALL: &[Scenario] = &[
     ("enemy::spins", |lab| enemy::attack(lab, &enemy::SPIN)),
     ("enemy::triple_faults", |lab| enemy::attack(lab, &enemy::TRIPLE)),
     ("enemy::fills_the_store", |lab| enemy::attack(lab, &enemy::QUOTA)),
+    ("enemy::attacks_checked_build", enemy::attack_checked),
     ("backends::die_under_load", backends::die_under_load),
     ("backends::disk_vanishes", backends::disk_vanishes),
     ("shell::guest_on_oxen", shell::guest_on_oxen),

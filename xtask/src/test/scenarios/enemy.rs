@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::services::{curl, fetch, forwards};
 use super::shell::{PROMPT, free_memory};
+use crate::build::Built;
 use crate::machine::{Machine, Options, PATIENCE};
 use crate::test::kit;
 use crate::test::lab::Lab;
@@ -58,7 +59,19 @@ pub const QUOTA: Attack = Attack {
 /// While the enemy attacks and afterwards `hello` answers, and the enemy's memory comes back: when it has
 /// ended by itself, or is destroyed if it never does. Beside one that stays another guest comes and goes.
 pub fn attack(lab: &mut Lab, attack: &Attack) -> Result<()> {
-    let mut options = Options::direct(kit::with_test_files()?);
+    attack_on(lab, kit::with_test_files()?, attack)
+}
+
+/// The wild attack and that on the tables on a hypervisor that checks the ranks of its locks and its
+/// arithmetic, and panics; a domain's life is between them.
+pub fn attack_checked(lab: &mut Lab) -> Result<()> {
+    let built = kit::with_checked_hypervisor(kit::with_test_files()?)?;
+    attack_on(lab, &built, &WILD)?;
+    attack_on(lab, &built, &TABLES)
+}
+
+fn attack_on(lab: &mut Lab, built: &Built, attack: &Attack) -> Result<()> {
+    let mut options = Options::direct(built);
     options.smp = 2;
     options.disk = Some(kit::image()?);
     options.forwards = forwards(&["hello"])?;
