@@ -4,8 +4,9 @@
 //! change between two looks, or name the hypervisor. Here ranges that touch the hypervisor's are refused
 //! and every access may fault and come back as an error. Callers copy in once and decide on the copy.
 
+use core::marker::PhantomData;
 use shared_abi::GuestAddr;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The guest's memory couldn't be accessed as asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,7 +309,7 @@ pub fn read<T: FromBytes + IntoBytes>(at: GuestAddr) -> Result<T, Fault> {
 }
 /// Writes a structure to the guest.
 #[inline(always)]
-pub fn write<T: IntoBytes + zerocopy::Immutable>(at: GuestAddr, v: &T) -> Result<(), Fault> {
+pub fn write<T: IntoBytes + Immutable>(at: GuestAddr, v: &T) -> Result<(), Fault> {
     if const { !is_small(size_of::<T>(), 8) } {
         copy_out(at, v.as_bytes())
     } else if begins_ok(at) && imp::copy_out_small(at.0, v.as_bytes()) {
@@ -324,7 +325,7 @@ pub fn read_at<T: FromBytes + IntoBytes>(array: GuestAddr, i: u64) -> Result<T, 
 }
 /// Writes element `i` of an array.
 #[inline]
-pub fn write_at<T: IntoBytes + zerocopy::Immutable>(array: GuestAddr, i: u64, v: &T) -> Result<(), Fault> {
+pub fn write_at<T: IntoBytes + Immutable>(array: GuestAddr, i: u64, v: &T) -> Result<(), Fault> {
     write(offset::<T>(array, i)?, v)
 }
 /// Address of element `i` of an array.
@@ -341,4 +342,47 @@ pub fn write_words(at: GuestAddr, words: &[u64]) -> Result<(), Fault> {
 #[inline(always)]
 pub fn write_u64(at: GuestAddr, v: u64) -> Result<(), Fault> {
     write_words(at, &[v])
+}
+
+/// A list of operations in the guest's memory, all of it outside the hypervisor's range. Each element is read
+/// once, and what the hypervisor answers stands at its end.
+pub struct List<T> {
+    at: u64,
+    len: u64,
+    element: PhantomData<T>,
+}
+
+impl<T: FromBytes + IntoBytes + Immutable> List<T> {
+    /// `len` elements from `at` on.
+    ///
+    /// # Errors
+    /// [`Fault`] when they are not all where a guest's memory can be.
+    #[inline]
+    pub fn new(at: GuestAddr, len: u64) -> Result<Self, Fault> {
+        const { assert!(is_small(size_of::<T>(), 8)) };
+        let bytes = len.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
+        let ok = access_ok(at, bytes as usize);
+        if ok { Ok(List { at: at.0, len, element: PhantomData }) } else { Err(Fault) }
+    }
+    /// Where element `i` is.
+    ///
+    /// # Errors
+    /// As the rest: [`Fault`] past the list's end, and where the memory is not accessible.
+    #[inline(always)]
+    pub fn address(&self, i: u64) -> Result<GuestAddr, Fault> {
+        if i < self.len { Ok(GuestAddr(self.at + i * size_of::<T>() as u64)) } else { Err(Fault) }
+    }
+    /// Reads element `i` into `v`, which has no meaning after an error.
+    #[inline(always)]
+    pub fn read(&self, i: u64, v: &mut T) -> Result<(), Fault> {
+        if imp::copy_in_small(v.as_mut_bytes(), self.address(i)?.0) { Ok(()) } else { Err(Fault) }
+    }
+    /// Writes the last `N` bytes of element `i`, a multiple of 4.
+    #[inline(always)]
+    pub fn write_end<const N: usize>(&self, i: u64, v: &T) -> Result<(), Fault> {
+        const { assert!(is_small(N, 8) && N <= size_of::<T>()) };
+        let before = size_of::<T>() - N;
+        let at = self.address(i)?.0 + before as u64;
+        if imp::copy_out_small(at, &v.as_bytes()[before..]) { Ok(()) } else { Err(Fault) }
+    }
 }

@@ -207,6 +207,7 @@ impl Page<'_> {
     }
 
     /// Copies `bytes` bytes from another frame, which may be this one.
+    #[inline]
     pub fn copy_from(&self, offset: usize, from: View<'_>, from_offset: usize, bytes: usize) {
         let source = from.ram.at(from.mfn, from_offset, bytes);
         let to = self.ram.at(self.mfn, offset, bytes);

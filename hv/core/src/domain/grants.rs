@@ -10,7 +10,7 @@ use hv_machine::frame::Work;
 use hv_machine::lock::{Mutex, rank};
 use shared_abi::DomId;
 use shared_abi::errno::Errno;
-use shared_abi::grant_table::{GNTST_BAD_DOMAIN, GNTST_OKAY};
+use shared_abi::grant_table::GNTST_OKAY;
 
 /// Limits of a domain's grants.
 #[derive(Clone, Copy, Debug)]
@@ -64,27 +64,33 @@ pub fn status(r: Result<(), Failure>) -> Result<i16, Stop> {
 pub struct All<'a>(pub &'a Arc<Domain>);
 
 impl Tables<'static> for All<'_> {
-    fn with<R>(
-        &self,
-        dom: DomId,
-        act: impl FnOnce(&mut GrantTable<'static>) -> Result<R, Failure>,
-    ) -> Result<R, Failure> {
-        if dom == DomId::SELF || dom == self.0.id {
-            return act(&mut self.0.grants.table.lock());
-        }
-        let d = find(dom).ok_or(GNTST_BAD_DOMAIN)?;
-        act(&mut d.grants.table.lock())
+    type Domain = Arc<Domain>;
+
+    fn find(&self, dom: DomId) -> Option<Arc<Domain>> {
+        if dom == DomId::SELF || dom == self.0.id { Some(self.0.clone()) } else { find(dom) }
+    }
+
+    fn with<R>(&self, dom: &Arc<Domain>, act: impl FnOnce(&mut GrantTable<'static>) -> R) -> R {
+        act(&mut dom.grants.table.lock())
+    }
+
+    fn ended(&self, dom: Arc<Domain>) {
+        ended(&dom);
     }
 }
 
-/// Ends uses of a grant whose translations are flushed; the granting domain goes if that was the last thing it
-/// waited for.
+/// Uses of the domain's grants ended: it goes if that was the last thing it waited for.
+fn ended(granter: &Domain) {
+    if granter.dying.load(SeqCst) {
+        super::lifecycle::finish(granter);
+    }
+}
+
+/// Ends uses of a grant whose translations are flushed.
 pub fn complete(u: Unmapping) {
     if let Some(granter) = find(u.granter) {
         u.complete(&mut granter.grants.table.lock());
-        if granter.dying.load(SeqCst) {
-            super::lifecycle::finish(&granter);
-        }
+        ended(&granter);
     }
 }
 

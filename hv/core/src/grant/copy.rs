@@ -1,11 +1,16 @@
 //! `GNTTABOP_copy`: bytes between two frames, each the caller's own or granted to it.
+//!
+//! Requests come in lists of which many name the same frame as the one before (the pieces of a packet, of
+//! a page): a side stays claimed until a request names another, or the list ends ([`Copies::end`]). While
+//! it is claimed, the grant is in use, as a mapping's is.
 
-use hv_machine::frame::{Frame, FrameTable, Held, Work, Writable};
+use hv_machine::frame::{self, Frame, FrameTable, Work, Writable};
+use hv_machine::ram::View;
 use shared_abi::grant_table::{
-    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GNTST_BAD_PAGE, GNTST_GENERAL_ERROR,
-    GNTST_PERMISSION_DENIED, GnttabCopy, GnttabCopyPtr,
+    GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GNTST_BAD_DOMAIN, GNTST_BAD_PAGE,
+    GNTST_GENERAL_ERROR, GNTST_PERMISSION_DENIED, GnttabCopy, GnttabCopyPtr,
 };
-use shared_abi::{DomId, Mfn};
+use shared_abi::{DomId, GrantRef, Mfn};
 
 use super::Failure;
 use super::table::GrantTable;
@@ -13,129 +18,171 @@ use super::v1::Use;
 
 /// Finds domains' grant tables.
 pub trait Tables<'t> {
-    /// Calls `act` with the locked grant table of `dom`, or of the caller for `DOMID_SELF`.
+    /// A domain that was found.
+    type Domain;
+
+    /// The domain `dom`, or the caller for `DOMID_SELF`.
+    fn find(&self, dom: DomId) -> Option<Self::Domain>;
+
+    /// Calls `act` with the domain's locked grant table.
+    fn with<R>(&self, dom: &Self::Domain, act: impl FnOnce(&mut GrantTable<'t>) -> R) -> R;
+
+    /// Uses of the domain's grants have ended: if it was destroyed meanwhile, they may be what it waited for.
+    fn ended(&self, dom: Self::Domain);
+}
+
+/// How a request names one side's frame: reference or number, whose, and whether by reference.
+type Name = (u64, DomId, bool);
+
+#[inline]
+fn name(ptr: &GnttabCopyPtr, by_ref: bool) -> Name {
+    (ptr.gmfn().0, ptr.domid, by_ref)
+}
+
+/// A claimed source. Its frame stays by the use of its grant, or by a reference to one's own.
+struct Source<'t, D> {
+    name: Name,
+    view: View<'t>,
+    held: Held<'t, D>,
+}
+
+enum Held<'t, D> {
+    Granted(D),
+    Own(Frame<'t, frame::Held>),
+}
+
+/// A claimed destination.
+struct Dest<'t, D> {
+    name: Name,
+    frame: Frame<'t, Writable>,
+    /// Who granted it, if it was named by reference.
+    granter: Option<D>,
+}
+
+/// The copies of one list. [End](Copies::end) it.
+pub struct Copies<'t, T: Tables<'t>> {
+    me: DomId,
+    frames: &'t FrameTable,
+    tables: T,
+    source: Option<Source<'t, T::Domain>>,
+    dest: Option<Dest<'t, T::Domain>>,
+}
+
+impl<'t, T: Tables<'t>> Copies<'t, T> {
+    /// Of domain `me`.
+    pub fn new(me: DomId, frames: &'t FrameTable, tables: T) -> Self {
+        Copies { me, frames, tables, source: None, dest: None }
+    }
+
+    /// Does one copy.
     ///
     /// # Errors
-    /// `GNTST_BAD_DOMAIN` when there is no such domain, `GNTST_PERMISSION_DENIED` when the caller
-    /// has no business with it; what `act` returns.
-    fn with<R>(
-        &self,
-        dom: DomId,
-        act: impl FnOnce(&mut GrantTable<'t>) -> Result<R, Failure>,
-    ) -> Result<R, Failure>;
+    /// `GNTST_BAD_COPY_ARG` when a side leaves its frame; `GNTST_PERMISSION_DENIED` for another's
+    /// frame by number; `GNTST_BAD_PAGE` for a frame that is not whose it should be;
+    /// `GNTST_BAD_DOMAIN`; else as for a mapping. [`Failure::Again`] has copied nothing.
+    #[inline]
+    pub fn copy(&mut self, op: &GnttabCopy, work: &mut Work<'_>) -> Result<(), Failure> {
+        let source = name(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0);
+        if self.source.as_ref().is_none_or(|side| side.name != source) {
+            self.claim_source(source, work)?;
+        }
+        let dest = name(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0);
+        if self.dest.as_ref().is_none_or(|side| side.name != dest) {
+            self.claim_dest(dest, work)?;
+        }
+        let (Some(source), Some(dest)) = (&self.source, &self.dest) else { return Err(Failure::Again) };
+        let (from, to, bytes) =
+            (usize::from(op.source.offset), usize::from(op.dest.offset), usize::from(op.len));
+        if from + bytes > 4096 || to + bytes > 4096 {
+            return Err(GNTST_BAD_COPY_ARG.into());
+        }
+        dest.frame.page().copy_from(to, source.view, from, bytes);
+        Ok(())
+    }
+
+    /// Ends what is still claimed.
+    pub fn end(mut self, work: &mut Work<'_>) {
+        self.end_dest(work);
+        self.end_source(work);
+    }
+
+    #[inline]
+    fn end_source(&mut self, work: &mut Work<'_>) {
+        match self.source.take() {
+            Some(Source { name, held: Held::Granted(granter), .. }) => self.end_use(name, false, granter),
+            Some(Source { held: Held::Own(frame), .. }) => frame.release(work),
+            None => {}
+        }
+    }
+
+    #[inline]
+    fn end_dest(&mut self, work: &mut Work<'_>) {
+        let Some(dest) = self.dest.take() else { return };
+        dest.frame.release(work);
+        if let Some(granter) = dest.granter {
+            self.end_use(dest.name, true, granter);
+        }
+    }
+
+    fn claim_source(&mut self, name: Name, work: &mut Work<'_>) -> Result<(), Failure> {
+        self.end_source(work);
+        let (view, held) = if name.2 {
+            let granter = self.granter(name)?;
+            let using = Use { by: self.me, write: false, map: false };
+            let view = self.tables.with(&granter, |table| table.pin(gref(name), using, 1).map(Frame::view))?;
+            (view, Held::Granted(granter))
+        } else {
+            let frame = self.frames.get(own(name)?, self.me);
+            let frame = frame.map_err(|stop| Failure::stop(stop, GNTST_BAD_PAGE))?;
+            (frame.view(), Held::Own(frame))
+        };
+        self.source = Some(Source { name, view, held });
+        Ok(())
+    }
+
+    fn claim_dest(&mut self, name: Name, work: &mut Work<'_>) -> Result<(), Failure> {
+        self.end_dest(work);
+        let error = |stop| Failure::stop(stop, GNTST_GENERAL_ERROR);
+        let (frame, granter) = if name.2 {
+            let granter = self.granter(name)?;
+            let using = Use { by: self.me, write: true, map: false };
+            let frame = self.tables.with(&granter, |table| {
+                let mfn = table.pin(gref(name), using, 1)?.mfn();
+                let frame = self.frames.get_writable(mfn, table.owner(), work).map_err(error);
+                frame.inspect_err(|_| table.unpin(gref(name), true, 1))
+            })?;
+            (frame, Some(granter))
+        } else {
+            let mfn = own(name)?;
+            let frame = self.frames.get_writable(mfn, self.me, work).map_err(|stop| {
+                // Not one's own: a bad page. One's own, but in use as a page table: an error.
+                let is_own = self.frames.get(mfn, self.me).is_ok();
+                if is_own { error(stop) } else { Failure::stop(stop, GNTST_BAD_PAGE) }
+            })?;
+            (frame, None)
+        };
+        self.dest = Some(Dest { name, frame, granter });
+        Ok(())
+    }
+
+    #[inline]
+    fn granter(&self, (_, dom, _): Name) -> Result<T::Domain, Failure> {
+        Ok(self.tables.find(dom).ok_or(GNTST_BAD_DOMAIN)?)
+    }
+
+    #[inline]
+    fn end_use(&self, name: Name, write: bool, granter: T::Domain) {
+        self.tables.with(&granter, |table| table.unpin(gref(name), write, 1));
+        self.tables.ended(granter);
+    }
 }
 
-/// One side of a copy while it goes on: its frame, and the grant to end.
-struct Side<'t, S: hv_machine::frame::State> {
-    frame: Frame<'t, S>,
-    grant: Option<GnttabCopyPtr>,
-}
-
-fn using(by: DomId, write: bool) -> Use {
-    Use { by, write, map: false }
+#[inline]
+fn gref((gref, _, _): Name) -> GrantRef {
+    GrantRef(gref as u32)
 }
 
 /// What a side by frame number must be: the caller's own.
-fn own(ptr: &GnttabCopyPtr) -> Result<Mfn, Failure> {
-    if ptr.domid != DomId::SELF {
-        return Err(GNTST_PERMISSION_DENIED.into());
-    }
-    Ok(Mfn(ptr.gmfn().0))
-}
-
-fn source<'t>(
-    op: &GnttabCopy,
-    me: DomId,
-    frames: &'t FrameTable,
-    tables: &impl Tables<'t>,
-) -> Result<Side<'t, Held>, Failure> {
-    let ptr = op.source;
-    if op.flags & GNTCOPY_SOURCE_GREF == 0 {
-        let mfn = own(&ptr)?;
-        let frame = frames.get(mfn, me).map_err(|stop| Failure::stop(stop, GNTST_BAD_PAGE))?;
-        return Ok(Side { frame, grant: None });
-    }
-    let frame = tables.with(ptr.domid, |table| {
-        let mfn = table.pin(ptr.gref(), using(me, false), 1)?;
-        let frame = table.frame_table().get(mfn, table.owner());
-        frame.map_err(|stop| {
-            table.unpin(ptr.gref(), false, 1);
-            Failure::stop(stop, GNTST_BAD_PAGE)
-        })
-    })?;
-    Ok(Side { frame, grant: Some(ptr) })
-}
-
-fn destination<'t>(
-    op: &GnttabCopy,
-    me: DomId,
-    frames: &'t FrameTable,
-    tables: &impl Tables<'t>,
-    work: &mut Work<'t>,
-) -> Result<Side<'t, Writable>, Failure> {
-    let ptr = op.dest;
-    if op.flags & GNTCOPY_DEST_GREF == 0 {
-        let mfn = own(&ptr)?;
-        let frame = frames.get_writable(mfn, me, work).map_err(|stop| {
-            // Not one's own: a bad page. One's own, but in use as a page table: an error.
-            let is_own = frames.get(mfn, me).is_ok();
-            Failure::stop(stop, if is_own { GNTST_GENERAL_ERROR } else { GNTST_BAD_PAGE })
-        })?;
-        return Ok(Side { frame, grant: None });
-    }
-    let frame = tables.with(ptr.domid, |table| {
-        let mfn = table.pin(ptr.gref(), using(me, true), 1)?;
-        let frame = table.frame_table().get_writable(mfn, table.owner(), work);
-        frame.map_err(|stop| {
-            table.unpin(ptr.gref(), true, 1);
-            Failure::stop(stop, GNTST_GENERAL_ERROR)
-        })
-    })?;
-    Ok(Side { frame, grant: Some(ptr) })
-}
-
-/// Ends the use of a granted side. Its domain was there a moment ago, and stays while an entry of
-/// its table is in use.
-fn end<'t>(grant: Option<GnttabCopyPtr>, write: bool, tables: &impl Tables<'t>) {
-    if let Some(ptr) = grant {
-        let _ = tables.with(ptr.domid, |table| {
-            table.unpin(ptr.gref(), write, 1);
-            Ok(())
-        });
-    }
-}
-
-/// Does one copy for domain `me`.
-///
-/// # Errors
-/// `GNTST_BAD_COPY_ARG` when a side leaves its frame; `GNTST_PERMISSION_DENIED` for another's
-/// frame by number; `GNTST_BAD_PAGE` for a frame that is not whose it should be; else as for a
-/// mapping. [`Failure::Again`] has copied nothing.
-pub fn copy<'t>(
-    op: &GnttabCopy,
-    me: DomId,
-    frames: &'t FrameTable,
-    tables: &impl Tables<'t>,
-    work: &mut Work<'t>,
-) -> Result<(), Failure> {
-    let src = source(op, me, frames, tables)?;
-    let dst = match destination(op, me, frames, tables, work) {
-        Ok(dst) => dst,
-        Err(failure) => {
-            drop(src.frame);
-            end(src.grant, false, tables);
-            return Err(failure);
-        }
-    };
-    let bytes = usize::from(op.len);
-    let (from, to) = (usize::from(op.source.offset), usize::from(op.dest.offset));
-    let within = from + bytes <= 4096 && to + bytes <= 4096;
-    if within {
-        dst.frame.page().copy_from(to, src.frame.view(), from, bytes);
-    }
-    dst.frame.release(work);
-    end(dst.grant, true, tables);
-    drop(src.frame);
-    end(src.grant, false, tables);
-    if within { Ok(()) } else { Err(GNTST_BAD_COPY_ARG.into()) }
+fn own((number, dom, _): Name) -> Result<Mfn, Failure> {
+    if dom == DomId::SELF { Ok(Mfn(number)) } else { Err(GNTST_PERMISSION_DENIED.into()) }
 }

@@ -13,7 +13,7 @@ use shared_abi::grant_table::{
 use shared_abi::{DomId, GrantRef, Mfn, pte};
 
 use super::Failure;
-use super::maptrack::{Maptrack, Track};
+use super::maptrack::{Maptrack, Track, parts};
 use super::table::GrantTable;
 use super::v1::Use;
 
@@ -23,8 +23,8 @@ pub struct Space<'a, 't> {
     pub frames: &'t FrameTable,
     /// The page tables in which virtual addresses are looked up.
     pub root: &'a Frame<'t, L4>,
-    /// In whose name page tables are changed; `rights.tables` is the mapping domain.
-    pub rights: Rights<'a>,
+    /// The mapping domain.
+    pub dom: DomId,
     /// The vcpu's work.
     pub work: &'a mut Work<'t>,
 }
@@ -50,7 +50,7 @@ pub struct Mapped {
     pub dev_bus_addr: u64,
 }
 
-/// What `GNTTABOP_unmap_grant_ref` and `GNTTABOP_unmap_and_replace` ask for.
+/// What `GNTTABOP_unmap_grant_ref` asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unmap {
     /// The mapping.
@@ -59,8 +59,6 @@ pub struct Unmap {
     pub host_addr: u64,
     /// Its machine address, if the part for devices is to go; else 0.
     pub dev_bus_addr: u64,
-    /// Moves the mapping at this virtual address in its place (`GNTTABOP_unmap_and_replace`).
-    pub new_addr: Option<u64>,
 }
 
 /// Uses of a grant that end when TLBs are flushed.
@@ -90,16 +88,12 @@ fn entry_flags(flags: u32) -> u64 {
 }
 
 impl<'t> Space<'_, 't> {
-    fn dom(&self) -> DomId {
-        self.rights.tables
-    }
-
     /// The L1 slot that `address` names.
     fn slot(&self, address: u64, by_pte: bool) -> Result<(Table<'t>, usize), i16> {
         if !by_pte {
-            return self.frames.find_l1(self.root, self.dom(), address).ok_or(GNTST_GENERAL_ERROR);
+            return self.frames.find_l1(self.root, self.dom, address).ok_or(GNTST_GENERAL_ERROR);
         }
-        let table = self.frames.get_table(Mfn(address >> 12), self.dom()).ok_or(GNTST_GENERAL_ERROR)?;
+        let table = self.frames.get_table(Mfn(address >> 12), self.dom).ok_or(GNTST_GENERAL_ERROR)?;
         if table.level() != 1 || address % 8 != 0 {
             return Err(GNTST_GENERAL_ERROR);
         }
@@ -124,30 +118,40 @@ impl<'t> Space<'_, 't> {
         done.map(drop).map_err(refused)
     }
 
-    /// Takes the mapping's entry out of its slot, and puts `new` there.
+    /// Takes the mapping's entry out of its slot.
     #[inline]
-    fn leave(&mut self, mapping: &Track<'_>, address: u64, new: u64) -> Result<FlushDue, Failure> {
-        let (table, index) = self.slot(address, mapping.by_pte)?;
-        let (mfn, write) = (mapping.mfn, mapping.write);
-        let done = self.frames.unmap_grant(&table, index, mfn, write, new, &self.rights, self.work);
+    fn leave(&mut self, mapping: &Track<'_>, address: u64) -> Result<FlushDue, Failure> {
+        let (table, index) = self.slot(address, mapping.has(GNTMAP_CONTAINS_PTE))?;
+        let done = self.frames.unmap_grant(&table, index, mapping.mfn, mapping.write(), self.work);
         table.release(self.work);
         done.map_err(|stop| Failure::stop(stop, GNTST_GENERAL_ERROR))
     }
 
-    /// The same, with the mapping at the virtual address `from` moved there.
+    /// The same, with the mapping at the virtual address `from` moved there, by the domain's `rights`.
     #[cold]
-    fn replace(&mut self, mapping: &Track<'_>, address: u64, from: u64) -> Result<FlushDue, Failure> {
-        if mapping.by_pte {
+    fn replace(
+        &mut self,
+        mapping: &Track<'_>,
+        address: u64,
+        from: u64,
+        rights: &Rights<'_>,
+    ) -> Result<FlushDue, Failure> {
+        if mapping.has(GNTMAP_CONTAINS_PTE) {
             return Err(GNTST_GENERAL_ERROR.into());
         }
-        let (table, index) = self.slot(from, false)?;
-        let new = table.view().load_u64(index * 8);
-        let done = self.leave(mapping, address, new);
+        let (old_table, old_index) = self.slot(from, false)?;
+        let new = old_table.view().load_u64(old_index * 8);
+        let done = self.slot(address, false).map_err(Failure::from).and_then(|(table, index)| {
+            let (mfn, write) = (mapping.mfn, mapping.write());
+            let done = self.frames.replace_grant(&table, index, mfn, write, new, rights, self.work);
+            table.release(self.work);
+            done.map_err(|stop| Failure::stop(stop, GNTST_GENERAL_ERROR))
+        });
         if done.is_ok() {
             // If the guest changed it meanwhile, the frame is mapped at both addresses: its own.
-            let _ = self.frames.update_entry(&table, index, 0, Store::IfIs(new), &self.rights, self.work);
+            let _ = self.frames.update_entry(&old_table, old_index, 0, Store::IfIs(new), rights, self.work);
         }
-        table.release(self.work);
+        old_table.release(self.work);
         done
     }
 }
@@ -165,25 +169,24 @@ pub fn map<'t>(
     track: &mut Maptrack<'t>,
     space: &mut Space<'_, 't>,
 ) -> Result<Mapped, Failure> {
-    let (host, device) = (op.flags & GNTMAP_HOST_MAP != 0, op.flags & GNTMAP_DEVICE_MAP != 0);
-    if !host && !device {
+    let parts = parts(op.flags);
+    if parts == 0 {
         return Err(GNTST_BAD_GNTREF.into());
     }
     let vacancy = track.vacancy()?;
     let write = op.flags & GNTMAP_READONLY == 0;
-    let parts = u32::from(host) + u32::from(device);
-    let (owner, using) = (granter.owner(), Use { by: space.dom(), write, map: true });
-    let mfn = granter.pin(op.gref, using, parts)?;
+    let (owner, using) = (granter.owner(), Use { by: space.dom, write, map: true });
+    let mfn = granter.pin(op.gref, using, parts)?.mfn();
 
     let mut device_use = None;
     let mut done = Ok(());
-    if device && write {
+    if op.flags & GNTMAP_DEVICE_MAP != 0 && write {
         match space.frames.get_writable(mfn, owner, space.work) {
             Ok(frame) => device_use = Some(frame),
             Err(stop) => done = Err(Failure::stop(stop, GNTST_GENERAL_ERROR)),
         }
     }
-    if host && done.is_ok() {
+    if op.flags & GNTMAP_HOST_MAP != 0 && done.is_ok() {
         done = space.enter(mfn, owner, op);
     }
     if let Err(failure) = done {
@@ -193,46 +196,71 @@ pub fn map<'t>(
         granter.unpin(op.gref, write, parts);
         return Err(failure);
     }
-    let by_pte = op.flags & GNTMAP_CONTAINS_PTE != 0;
-    let new = Track { granter: owner, gref: op.gref, mfn, host, device, write, by_pte, device_use };
+    let new = Track { granter: owner, gref: op.gref, mfn, flags: op.flags, device_use };
     Ok(Mapped { handle: vacancy.fill(new), dev_bus_addr: mfn.0 << 12 })
 }
 
-/// `GNTTABOP_unmap_grant_ref` and `GNTTABOP_unmap_and_replace`, first step. Flush what is due (all
-/// of a batch [merged](FlushDue::merge)), then [complete](Unmapping::complete).
+/// `GNTTABOP_unmap_grant_ref`, first step. Flush if that is due (once for all
+/// of a batch), then [complete](Unmapping::complete).
 ///
 /// # Errors
 /// `GNTST_BAD_HANDLE`; `GNTST_GENERAL_ERROR` when the address does not map the frame in the way
 /// the handle says.
+#[inline]
 pub fn unmap<'t>(
     op: &Unmap,
     track: &mut Maptrack<'t>,
     space: &mut Space<'_, 't>,
 ) -> Result<(Unmapping, Option<FlushDue>), Failure> {
+    unmap_by(op, track, space, |space, mapping| space.leave(mapping, op.host_addr))
+}
+
+/// `GNTTABOP_unmap_and_replace`, first step: as [`unmap`], and the mapping at the virtual address `from`
+/// moves to where the granted frame was. A `from` of 0 moves nothing.
+///
+/// # Errors
+/// As [`unmap`]; also when there is nothing at `from` that the domain may map.
+pub fn replace<'t>(
+    op: &Unmap,
+    from: u64,
+    track: &mut Maptrack<'t>,
+    space: &mut Space<'_, 't>,
+    rights: &Rights<'_>,
+) -> Result<(Unmapping, Option<FlushDue>), Failure> {
+    unmap_by(op, track, space, |space, mapping| match from {
+        0 => space.leave(mapping, op.host_addr),
+        _ => space.replace(mapping, op.host_addr, from, rights),
+    })
+}
+
+#[inline]
+fn unmap_by<'a, 't>(
+    op: &Unmap,
+    track: &mut Maptrack<'t>,
+    space: &mut Space<'a, 't>,
+    leave: impl FnOnce(&mut Space<'a, 't>, &Track<'t>) -> Result<FlushDue, Failure>,
+) -> Result<(Unmapping, Option<FlushDue>), Failure> {
     let mapping = track.get(op.handle)?;
-    let host = mapping.host && op.host_addr != 0;
-    let device = mapping.device && op.dev_bus_addr != 0;
-    if device && op.dev_bus_addr >> 12 != mapping.mfn.0 {
-        return Err(GNTST_GENERAL_ERROR.into());
+    let mut gone = 0;
+    if op.host_addr != 0 {
+        gone |= mapping.flags & GNTMAP_HOST_MAP;
     }
-    let due = match op.new_addr {
-        _ if !host => None,
-        None | Some(0) => Some(space.leave(mapping, op.host_addr, 0)?),
-        Some(from) => Some(space.replace(mapping, op.host_addr, from)?),
-    };
-    mapping.host &= !host;
-    mapping.device &= !device;
-    let unmapping = Unmapping {
-        granter: mapping.granter,
-        gref: mapping.gref,
-        write: mapping.write,
-        parts: u32::from(host) + u32::from(device),
-    };
-    if device && let Some(frame) = mapping.device_use.take() {
+    if op.dev_bus_addr != 0 && mapping.has(GNTMAP_DEVICE_MAP) {
+        if op.dev_bus_addr >> 12 != mapping.mfn.0 {
+            return Err(GNTST_GENERAL_ERROR.into());
+        }
+        gone |= GNTMAP_DEVICE_MAP;
+    }
+    let due = if gone & GNTMAP_HOST_MAP != 0 { Some(leave(space, mapping)?) } else { None };
+    mapping.flags &= !gone;
+    let (granter, gref, write) = (mapping.granter, mapping.gref, mapping.write());
+    if gone & GNTMAP_DEVICE_MAP != 0
+        && let Some(frame) = mapping.device_use.take()
+    {
         frame.release(space.work);
     }
-    if !mapping.host && !mapping.device {
+    if parts(mapping.flags) == 0 {
         track.remove(op.handle);
     }
-    Ok((unmapping, due))
+    Ok((Unmapping { granter, gref, write, parts: parts(gone) }, due))
 }

@@ -8,7 +8,9 @@
 use alloc::vec::Vec;
 
 use hv_machine::frame::{Frame, Work, Writable};
-use shared_abi::grant_table::{GNTST_BAD_HANDLE, GNTST_NO_SPACE, GrantHandle};
+use shared_abi::grant_table::{
+    GNTMAP_DEVICE_MAP, GNTMAP_HOST_MAP, GNTMAP_READONLY, GNTST_BAD_HANDLE, GNTST_NO_SPACE, GrantHandle,
+};
 use shared_abi::{DomId, GrantRef, Mfn};
 
 use super::map::Unmapping;
@@ -23,14 +25,31 @@ pub(super) struct Track<'t> {
     pub granter: DomId,
     pub gref: GrantRef,
     pub mfn: Mfn,
-    /// Which parts it still has: mapped for the processor, for devices.
-    pub host: bool,
-    pub device: bool,
-    pub write: bool,
-    /// The processor's mapping was named by its page-table entry.
-    pub by_pte: bool,
+    /// As in the request, of which count: `GNTMAP_readonly` and `GNTMAP_contains_pte`, and the parts it
+    /// still has, `GNTMAP_host_map` and `GNTMAP_device_map`.
+    pub flags: u32,
     /// A writable device mapping's use of the frame.
     pub device_use: Option<Frame<'t, Writable>>,
+}
+
+impl Track<'_> {
+    /// Whether the processor, or device, mapping is still there.
+    #[inline]
+    pub fn has(&self, part: u32) -> bool {
+        self.flags & part != 0
+    }
+
+    /// Whether it is writable.
+    #[inline]
+    pub fn write(&self) -> bool {
+        self.flags & GNTMAP_READONLY == 0
+    }
+}
+
+/// How many of a mapping's parts are in `flags`: each is a use of the grant.
+#[inline]
+pub(super) fn parts(flags: u32) -> u32 {
+    u32::from(flags & GNTMAP_HOST_MAP != 0) + u32::from(flags & GNTMAP_DEVICE_MAP != 0)
 }
 
 pub(super) enum Place<'t> {
@@ -159,12 +178,11 @@ impl<'t> Maptrack<'t> {
             let handle = self.released;
             self.released += 1;
             if let Some(track) = self.remove(handle) {
-                let parts = u32::from(track.host) + u32::from(track.device);
-                let Track { granter, gref, write, device_use, .. } = track;
-                if let Some(frame) = device_use {
+                let (write, parts) = (track.write(), parts(track.flags));
+                if let Some(frame) = track.device_use {
                     frame.release(work);
                 }
-                return Ok(Some(Unmapping { granter, gref, write, parts }));
+                return Ok(Some(Unmapping { granter: track.granter, gref: track.gref, write, parts }));
             }
         }
         Err(())

@@ -34,8 +34,8 @@ pub mod maptrack;
 pub mod table;
 mod v1;
 
-pub use copy::{Tables, copy};
-pub use map::{Map, Mapped, Space, Unmap, Unmapping, map, unmap};
+pub use copy::{Copies, Tables};
+pub use map::{Map, Mapped, Space, Unmap, Unmapping, map, replace, unmap};
 pub use maptrack::Maptrack;
 pub use table::GrantTable;
 

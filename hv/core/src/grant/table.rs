@@ -1,6 +1,8 @@
 //! A domain's grant table: the frames it shares with the hypervisor, and which entries are in use.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use hv_machine::frame::{Frame, FrameTable, Held, Limit, Shared, Type};
 use shared_abi::grant_table::{
@@ -12,6 +14,7 @@ use shared_abi::{DomId, GrantRef, Mfn};
 use super::Failure;
 use super::v1::{Entry, Use};
 
+const ENTRIES: u32 = ENTRIES_PER_PAGE_V1 as u32;
 /// Records of entries in use are made in runs of this many.
 const RUN: u32 = 64;
 
@@ -24,21 +27,46 @@ struct Active<'t> {
     writers: u32,
 }
 
-/// Makes the records of a run of entries.
-#[cold]
-fn make_run<'t>(run: &mut Vec<Active<'t>>, owner: DomId) -> Result<(), i16> {
-    run.try_reserve_exact(RUN as usize).map_err(|_| GNTST_NO_SPACE)?;
-    run.resize_with(RUN as usize, || Active { frame: None, by: owner, readers: 0, writers: 0 });
-    Ok(())
+type Run<'t> = Box<[Active<'t>; RUN as usize]>;
+
+/// One frame of the table, and the records of its entries.
+struct TableFrame<'t> {
+    shared: Shared<'t>,
+    /// Of `shared`.
+    words: &'t [AtomicU64; ENTRIES as usize],
+    active: [Option<Run<'t>>; (ENTRIES / RUN) as usize],
+}
+
+impl<'t> TableFrame<'t> {
+    #[inline]
+    fn entry(&self, gref: GrantRef) -> Entry<'t> {
+        Entry(&self.words[(gref.0 % ENTRIES) as usize])
+    }
+
+    /// The record of an entry, if one was made.
+    #[inline]
+    fn active(&mut self, gref: GrantRef) -> Option<&mut Active<'t>> {
+        let run = self.active[(gref.0 % ENTRIES / RUN) as usize].as_mut()?;
+        Some(&mut run[(gref.0 % RUN) as usize])
+    }
+
+    /// Makes the records of the run that an entry is in.
+    #[cold]
+    fn make_run(&mut self, gref: GrantRef, owner: DomId) -> Result<(), i16> {
+        let mut run = Vec::new();
+        run.try_reserve_exact(RUN as usize).map_err(|_| GNTST_NO_SPACE)?;
+        run.resize_with(RUN as usize, || Active { frame: None, by: owner, readers: 0, writers: 0 });
+        self.active[(gref.0 % ENTRIES / RUN) as usize] = run.into_boxed_slice().try_into().ok();
+        Ok(())
+    }
 }
 
 /// A domain's grant table.
 pub struct GrantTable<'t> {
     frames: &'t FrameTable,
     owner: DomId,
-    shared: Vec<Shared<'t>>,
+    shared: Vec<TableFrame<'t>>,
     max_frames: u32,
-    active: Vec<Vec<Active<'t>>>,
     pinned: u32,
     dying: bool,
 }
@@ -49,8 +77,8 @@ impl<'t> GrantTable<'t> {
     /// # Errors
     /// `GNTST_NO_SPACE` when memory is exhausted or `max_frames` is 0.
     pub fn new(frames: &'t FrameTable, owner: DomId, max_frames: u32) -> Result<Self, i16> {
-        let (shared, active) = (Vec::new(), Vec::new());
-        let mut table = GrantTable { frames, owner, shared, max_frames, active, pinned: 0, dying: false };
+        let shared = Vec::new();
+        let mut table = GrantTable { frames, owner, shared, max_frames, pinned: 0, dying: false };
         table.grow(1).map_err(|_| GNTST_NO_SPACE)?;
         Ok(table)
     }
@@ -67,12 +95,12 @@ impl<'t> GrantTable<'t> {
 
     /// How many entries it has.
     pub fn entries(&self) -> u32 {
-        self.frame_count() * ENTRIES_PER_PAGE_V1 as u32
+        self.frame_count() * ENTRIES
     }
 
     /// Frame `index` of the table, for `GNTTABOP_setup_table` and the toolstack.
     pub fn frame(&self, index: u32) -> Option<Mfn> {
-        self.shared.get(index as usize).map(Shared::mfn)
+        self.shared.get(index as usize).map(|frame| frame.shared.mfn())
     }
 
     /// `GNTTABOP_setup_table`: makes the table at least `frames` frames large.
@@ -85,12 +113,11 @@ impl<'t> GrantTable<'t> {
             return Err(GNTST_GENERAL_ERROR);
         }
         while self.frame_count() < frames {
-            let runs = ENTRIES_PER_PAGE_V1 / RUN as usize;
             self.shared.try_reserve(1).map_err(|_| GNTST_GENERAL_ERROR)?;
-            self.active.try_reserve(runs).map_err(|_| GNTST_GENERAL_ERROR)?;
             let block = self.frames.alloc(0, Limit::Any).ok_or(GNTST_GENERAL_ERROR)?;
-            self.shared.push(self.frames.share(block, self.owner, Type::Writable));
-            self.active.resize_with(self.active.len() + runs, Vec::new);
+            let shared = self.frames.share(block, self.owner, Type::Writable);
+            let words = shared.page().words(0);
+            self.shared.push(TableFrame { shared, words, active: [const { None }; _] });
         }
         Ok(())
     }
@@ -105,17 +132,10 @@ impl<'t> GrantTable<'t> {
         self.dying = true;
     }
 
+    /// The frame of the table that an entry is in.
     #[inline]
-    fn entry(&self, gref: GrantRef) -> Result<Entry<'t>, i16> {
-        let per_page = ENTRIES_PER_PAGE_V1 as u32;
-        let shared = self.shared.get((gref.0 / per_page) as usize).ok_or(GNTST_BAD_GNTREF)?;
-        Ok(Entry { page: shared.page(), offset: (gref.0 % per_page) as usize * 8 })
-    }
-
-    /// The record of an entry, if one was made.
-    #[inline]
-    fn active(&mut self, gref: GrantRef) -> Option<&mut Active<'t>> {
-        self.active.get_mut((gref.0 / RUN) as usize)?.get_mut((gref.0 % RUN) as usize)
+    fn holder(&mut self, gref: GrantRef) -> Result<&mut TableFrame<'t>, i16> {
+        self.shared.get_mut((gref.0 / ENTRIES) as usize).ok_or(GNTST_BAD_GNTREF)
     }
 
     /// The domain that owns the table.
@@ -123,73 +143,58 @@ impl<'t> GrantTable<'t> {
         self.owner
     }
 
-    /// The machine's frames.
-    pub(super) fn frame_table(&self) -> &'t FrameTable {
-        self.frames
-    }
-
-    /// Begins `count` uses of an entry; the frame it grants.
+    /// Begins `count` uses of an entry; the frame it grants, which stays the owner's for as long.
     ///
     /// # Errors
     /// `GNTST_BAD_GNTREF` past the table's end; `GNTST_GENERAL_ERROR` when the entry does not
     /// grant this, is in use by another domain, keeps changing, or its domain is dying;
     /// `GNTST_BAD_PAGE` when its frame is not its owner's; `GNTST_NO_SPACE`.
-    pub(super) fn pin(&mut self, gref: GrantRef, using: Use, count: u32) -> Result<Mfn, Failure> {
-        let entry = self.entry(gref)?;
+    #[inline]
+    pub(super) fn pin(&mut self, gref: GrantRef, using: Use, count: u32) -> Result<&Frame<'t, Held>, Failure> {
+        let GrantTable { frames, owner, shared, pinned, .. } = self;
+        let holder = shared.get_mut((gref.0 / ENTRIES) as usize).ok_or(GNTST_BAD_GNTREF)?;
         if self.dying {
             return Err(GNTST_GENERAL_ERROR.into());
         }
-        let run = self.active.get_mut((gref.0 / RUN) as usize).ok_or(GNTST_BAD_GNTREF)?;
-        if run.is_empty() {
-            make_run(run, self.owner)?;
+        let entry = holder.entry(gref);
+        if holder.active(gref).is_none() {
+            holder.make_run(gref, *owner)?;
         }
-        let active = run.get_mut((gref.0 % RUN) as usize).ok_or(GNTST_BAD_GNTREF)?;
-        let mfn = match &active.frame {
-            Some(_) if active.by != using.by => return Err(GNTST_GENERAL_ERROR.into()),
-            Some(frame) => {
-                if using.write && active.writers == 0 {
-                    entry.mark(using, true)?;
-                }
-                frame.mfn()
-            }
-            None => {
-                let mfn = entry.mark(using, false)?;
-                match self.frames.get(mfn, self.owner) {
-                    Ok(frame) => active.frame = Some(frame),
-                    Err(stop) => {
-                        entry.clear(GTF_READING | GTF_WRITING);
-                        return Err(Failure::stop(stop, GNTST_BAD_PAGE));
-                    }
-                }
-                active.by = using.by;
-                self.pinned += 1;
-                mfn
-            }
-        };
+        let active = holder.active(gref).ok_or(GNTST_NO_SPACE)?;
         let uses = if using.write { &mut active.writers } else { &mut active.readers };
+        if active.frame.is_none() {
+            let mfn = entry.mark(using, false)?;
+            let frame = frames.get(mfn, *owner).map_err(|stop| {
+                entry.clear(GTF_READING | GTF_WRITING);
+                Failure::stop(stop, GNTST_BAD_PAGE)
+            })?;
+            active.frame = Some(frame);
+            active.by = using.by;
+            *pinned += 1;
+        } else if active.by != using.by {
+            return Err(GNTST_GENERAL_ERROR.into());
+        } else if using.write && *uses == 0 {
+            entry.mark(using, true)?;
+        }
         *uses += count;
-        Ok(mfn)
+        Ok(active.frame.as_ref().ok_or(GNTST_BAD_PAGE)?)
     }
 
     /// Ends `count` uses of an entry. TLBs that may hold a mapping of it are flushed already.
+    #[inline]
     pub(super) fn unpin(&mut self, gref: GrantRef, write: bool, count: u32) {
-        let Some(active) = self.active(gref) else { return };
+        let Ok(holder) = self.holder(gref) else { return };
+        let entry = holder.entry(gref);
+        let Some(active) = holder.active(gref) else { return };
         let uses = if write { &mut active.writers } else { &mut active.readers };
         debug_assert!(*uses >= count, "more uses of a grant end than began");
         *uses = uses.saturating_sub(count);
-        let mut marks = 0;
-        if write && active.writers == 0 {
-            marks |= GTF_WRITING;
-        }
-        let last = active.readers == 0 && active.writers == 0;
-        let gone = if last { active.frame.take() } else { None };
-        if gone.is_some() {
+        let mut marks = if write && active.writers == 0 { GTF_WRITING } else { 0 };
+        if active.readers == 0 && active.writers == 0 && active.frame.take().is_some() {
             marks |= GTF_READING;
             self.pinned -= 1;
         }
-        if marks != 0
-            && let Ok(entry) = self.entry(gref)
-        {
+        if marks != 0 {
             entry.clear(marks);
         }
     }
@@ -199,16 +204,17 @@ impl<'t> GrantTable<'t> {
     /// # Errors
     /// `GNTST_BAD_GNTREF` past the table's end, `GNTST_EAGAIN` when one is in use.
     pub fn swap(&mut self, a: GrantRef, b: GrantRef) -> Result<(), i16> {
-        let (left, right) = (self.entry(a)?, self.entry(b)?);
+        let mut idle = |gref| {
+            let holder = self.holder(gref)?;
+            let in_use = holder.active(gref).is_some_and(|active| active.frame.is_some());
+            Ok::<_, i16>((!in_use).then(|| holder.entry(gref)))
+        };
+        let (left, right) = (idle(a)?, idle(b)?);
         if a == b {
             return Ok(());
         }
-        let mut in_use = |gref| self.active(gref).is_some_and(|active| active.frame.is_some());
-        if in_use(a) || in_use(b) {
-            return Err(GNTST_EAGAIN);
-        }
-        let was = left.page.load_u64(left.offset);
-        left.page.store_u64(left.offset, right.page.swap_u64(right.offset, was));
+        let (Some(left), Some(right)) = (left, right) else { return Err(GNTST_EAGAIN) };
+        left.0.store(right.0.swap(left.0.load(SeqCst), SeqCst), SeqCst);
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //! memory that its owner may write at any moment. All 64 are read and marked by one
 //! compare-and-swap, so what was read is what was granted when the mark appeared.
 
-use hv_machine::ram::Page;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
 use shared_abi::grant_table::{
     GNTST_GENERAL_ERROR, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_SUB_PAGE, GTF_TYPE_MASK,
     GTF_WRITING,
@@ -23,31 +24,29 @@ pub struct Use {
     pub map: bool,
 }
 
-/// The entry at byte `offset` of a page of the table.
-pub struct Entry<'a> {
-    pub page: Page<'a>,
-    pub offset: usize,
-}
+/// The entry in a word of the table.
+#[derive(Clone, Copy)]
+pub struct Entry<'a>(pub &'a AtomicU64);
 
 impl Entry<'_> {
     /// Marks the entry as in use, if it grants that; the frame it names at that instant. When it
     /// is `pinned` already its domain and type were checked, and only the right to write is asked
     /// for.
     #[inline]
-    pub fn mark(&self, using: Use, pinned: bool) -> Result<Mfn, i16> {
-        let word = self.page.load_u64(self.offset);
+    pub fn mark(self, using: Use, pinned: bool) -> Result<Mfn, i16> {
+        let word = self.0.load(SeqCst);
         let marked = marked(word, using, pinned).ok_or(GNTST_GENERAL_ERROR)?;
-        match self.page.cas_u64(self.offset, word, marked) {
+        match self.0.compare_exchange(word, marked, SeqCst, SeqCst) {
             Ok(_) => Ok(Mfn(word >> 32)),
             Err(found) => self.mark_again(found, using, pinned),
         }
     }
 
     #[cold]
-    fn mark_again(&self, mut word: u64, using: Use, pinned: bool) -> Result<Mfn, i16> {
+    fn mark_again(self, mut word: u64, using: Use, pinned: bool) -> Result<Mfn, i16> {
         for _ in 1..ATTEMPTS {
             let marked = marked(word, using, pinned).ok_or(GNTST_GENERAL_ERROR)?;
-            match self.page.cas_u64(self.offset, word, marked) {
+            match self.0.compare_exchange(word, marked, SeqCst, SeqCst) {
                 Ok(_) => return Ok(Mfn(word >> 32)),
                 Err(found) => word = found,
             }
@@ -56,8 +55,9 @@ impl Entry<'_> {
     }
 
     /// Takes marks away.
-    pub fn clear(&self, marks: u16) {
-        self.page.and_u16(self.offset, !marks);
+    #[inline]
+    pub fn clear(self, marks: u16) {
+        self.0.fetch_and(!u64::from(marks), SeqCst);
     }
 }
 

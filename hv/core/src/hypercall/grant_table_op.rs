@@ -6,10 +6,11 @@ use crate::access;
 use crate::domain::grants::{All, complete, status};
 use crate::domain::{Current, Domain, find};
 use crate::error::{HcResult, Stop};
-use crate::grant::{self, Failure, Map, Space, Unmap};
+use crate::grant::{self, Copies, Failure, Map, Space, Unmap, Unmapping};
 use crate::mm::{frames, with_rights};
+use arrayvec::ArrayVec;
 use hv_machine::frame::{FlushDue, Work};
-use hv_machine::guest_mem;
+use hv_machine::guest_mem::{self, List};
 use shared_abi::errno::Errno;
 use shared_abi::grant_table::*;
 use shared_abi::memory::*;
@@ -26,25 +27,15 @@ pub fn grant_table_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         return Err(Errno::EINVAL.into());
     }
     match a[0] as u32 {
-        GNTTABOP_MAP_GRANT_REF => batch(cur, a, list, count, map),
-        GNTTABOP_UNMAP_GRANT_REF => unmap_batch(cur, a, list, count, |o: &GnttabUnmapGrantRef| Unmap {
-            handle: o.handle,
-            host_addr: o.host_addr,
-            dev_bus_addr: o.dev_bus_addr,
-            new_addr: None,
-        }, |o, s| o.status = s),
-        GNTTABOP_UNMAP_AND_REPLACE => unmap_batch(cur, a, list, count, |o: &GnttabUnmapAndReplace| Unmap {
-            handle: o.handle,
-            host_addr: o.host_addr,
-            dev_bus_addr: 0,
-            new_addr: Some(o.new_addr),
-        }, |o, s| o.status = s),
-        GNTTABOP_COPY => batch(cur, a, list, count, copy),
-        GNTTABOP_TRANSFER => batch(cur, a, list, count, |_, o: &mut GnttabTransfer| {
+        GNTTABOP_MAP_GRANT_REF => maps(cur, a, count),
+        GNTTABOP_UNMAP_GRANT_REF => unmaps(cur, a, count),
+        GNTTABOP_UNMAP_AND_REPLACE => unmap_batch(cur, a, count, replace, |o, status| o.status = status),
+        GNTTABOP_COPY => copies(cur, a, count),
+        GNTTABOP_TRANSFER => batch::<_, 8>(cur, a, count, |_, o: &mut GnttabTransfer| {
             o.status = grant::TRANSFER_STATUS;
             Ok(())
         }),
-        GNTTABOP_SWAP_GRANT_REF => batch(cur, a, list, count, |cur, o: &mut GnttabSwapGrantRef| {
+        GNTTABOP_SWAP_GRANT_REF => batch::<_, 4>(cur, a, count, |cur, o: &mut GnttabSwapGrantRef| {
             let r = cur.dom.grants.table.lock().swap(o.ref_a, o.ref_b);
             o.status = r.err().unwrap_or(GNTST_OKAY);
             Ok(())
@@ -76,30 +67,42 @@ pub fn grant_table_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     }
 }
 
-/// Runs `one` on each element and writes it back.
-fn batch<T: FromBytes + IntoBytes + Immutable>(
+/// Runs `one` on each element of the list; the last `ANSWER` bytes of it are the answer.
+#[inline]
+fn batch<T: FromBytes + IntoBytes + Immutable, const ANSWER: usize>(
     cur: &mut Current<'_>,
     a: &mut [u64; 6],
-    list: GuestAddr,
     count: u64,
     mut one: impl FnMut(&mut Current<'_>, &mut T) -> Result<(), Stop>,
 ) -> HcResult {
+    let list = List::<T>::new(GuestAddr(a[1]), count)?;
+    let mut op = T::new_zeroed();
     for i in 0..count {
-        let at = guest_mem::offset::<T>(list, i)?;
+        list.read(i, &mut op)?;
         let yields = i > 0 && i % 8 == 0 && should_yield(cur);
-        let mut op: T = guest_mem::read(at)?;
-        cur.cx.work.refill(Work::BUDGET);
-        let done = if yields || frames().settle(&mut cur.cx.work).is_err() { Err(Stop::Retry) } else { one(cur, &mut op) };
+        let done = if yields || settle(cur).is_err() { Err(Stop::Retry) } else { one(cur, &mut op) };
         if done == Err(Stop::Retry) {
-            (a[1], a[2]) = (at.0, count - i);
-            return Err(Stop::Retry);
+            (a[1], a[2]) = (list.address(i)?.0, count - i);
         }
         done?;
-        guest_mem::write(at, &op)?;
+        list.write_end::<ANSWER>(i, &op)?;
     }
     Ok(0)
 }
 
+/// Before each operation: a full budget, and nothing left from the one before.
+#[inline]
+fn settle(cur: &mut Current<'_>) -> Result<(), Stop> {
+    cur.cx.work.refill(Work::BUDGET);
+    Ok(frames().settle(&mut cur.cx.work)?)
+}
+
+#[inline(never)]
+fn maps(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
+    batch::<_, 16>(cur, a, count, map)
+}
+
+#[inline]
 fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
     if o.flags & (GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP) == 0 {
         o.status = GNTST_BAD_GNTREF;
@@ -110,16 +113,13 @@ fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
         o.status = GNTST_BAD_DOMAIN;
         return Ok(());
     };
-    let dom = cur.dom;
-    let Some(root) = cur.cx.kernel_root.as_ref() else { return Err(Errno::EINVAL.into()) };
-    let work = &mut cur.cx.work;
     let op = Map { gref: o.r#ref, flags: o.flags, host_addr: o.host_addr };
-    let done = with_rights(dom, dom.id, |rights| {
-        let mut space = Space { frames: frames(), root, rights: *rights, work };
+    let (dom, mut space) = space(cur)?;
+    let done = {
         let mut table = granter.grants.table.lock();
         let mut track = dom.grants.maptrack.lock();
         grant::map(&op, &mut table, &mut track, &mut space)
-    });
+    };
     match done {
         Ok(m) => (o.status, o.handle, o.dev_bus_addr) = (GNTST_OKAY, m.handle, m.dev_bus_addr),
         Err(Failure::Status(s)) => o.status = s,
@@ -128,76 +128,120 @@ fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
     Ok(())
 }
 
+/// The caller, and its side of a mapping.
+#[inline]
+fn space<'a>(cur: &'a mut Current<'_>) -> Result<(&'a Domain, Space<'a, 'static>), Stop> {
+    let root = cur.cx.kernel_root.as_ref().ok_or(Errno::EINVAL)?;
+    Ok((cur.dom, Space { frames: frames(), root, dom: cur.dom.id, work: &mut cur.cx.work }))
+}
+
+/// The first step of an unmap: what is to end when translations are flushed.
+type Unmapped = Result<(Unmapping, Option<FlushDue>), Failure>;
+
+#[inline(never)]
+fn unmaps(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
+    unmap_batch(cur, a, count, unmap, |o, status| o.status = status)
+}
+
+#[inline]
+fn unmap(cur: &mut Current<'_>, o: &GnttabUnmapGrantRef) -> Result<Unmapped, Stop> {
+    let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: o.dev_bus_addr };
+    let (dom, mut space) = space(cur)?;
+    Ok(grant::unmap(&op, &mut dom.grants.maptrack.lock(), &mut space))
+}
+
+fn replace(cur: &mut Current<'_>, o: &GnttabUnmapAndReplace) -> Result<Unmapped, Stop> {
+    let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: 0 };
+    let (dom, mut space) = space(cur)?;
+    Ok(with_rights(dom, dom.id, |rights| {
+        grant::replace(&op, o.new_addr, &mut dom.grants.maptrack.lock(), &mut space, rights)
+    }))
+}
+
 /// Unmaps in groups: each group's translations are flushed once, then the grants' uses end.
+#[inline]
 fn unmap_batch<T: FromBytes + IntoBytes + Immutable>(
     cur: &mut Current<'_>,
     a: &mut [u64; 6],
-    list: GuestAddr,
     count: u64,
-    request: impl Fn(&T) -> Unmap,
-    set_status: impl Fn(&mut T, i16),
+    one: impl Fn(&mut Current<'_>, &T) -> Result<Unmapped, Stop>,
+    answer: impl Fn(&mut T, i16),
 ) -> HcResult {
-    let mut i = 0;
+    let list = List::new(GuestAddr(a[1]), count)?;
+    let (mut op, mut i) = (T::new_zeroed(), 0);
     while i < count {
-        let mut due: Option<FlushDue> = None;
-        let mut pending: arrayvec::ArrayVec<_, UNMAP_BATCH> = arrayvec::ArrayVec::new();
-        let mut stop = None;
-        while i < count && !pending.is_full() && stop.is_none() {
-            let step = (|| -> Result<(), Stop> {
-                let at = guest_mem::offset::<T>(list, i)?;
-                let mut op: T = guest_mem::read(at)?;
-                cur.cx.work.refill(Work::BUDGET);
-                frames().settle(&mut cur.cx.work)?;
-                let dom = cur.dom;
-                let root = cur.cx.kernel_root.as_ref().ok_or(Errno::EINVAL)?;
-                let work = &mut cur.cx.work;
-                let done = with_rights(dom, dom.id, |rights| {
-                    let mut space = Space { frames: frames(), root, rights: *rights, work };
-                    grant::unmap(&request(&op), &mut dom.grants.maptrack.lock(), &mut space)
-                });
-                let s = match done {
-                    Ok((u, d)) => {
-                        pending.push(u);
-                        due = match (due, d) {
-                            (Some(x), Some(y)) => Some(x.merge(y)),
-                            (x, y) => x.or(y),
-                        };
-                        GNTST_OKAY
-                    }
-                    Err(Failure::Status(s)) => s,
-                    Err(Failure::Again) => return Err(Stop::Retry),
-                };
-                set_status(&mut op, s);
-                guest_mem::write(at, &op)?;
-                Ok(())
-            })();
-            match step {
-                Ok(()) => i += 1,
-                Err(e) => stop = Some(e),
-            }
+        let mut group = Group { due: None, uses: ArrayVec::new() };
+        // Of so many requests, not of so many successes: who asks for a million impossible ones must not
+        // keep the CPU for all of them.
+        let end = count.min(i + UNMAP_BATCH as u64);
+        let mut done = Ok(());
+        while i < end && done.is_ok() {
+            done = unmap_one(cur, &list, i, &mut op, &mut group, &one, &answer);
+            i += u64::from(done.is_ok());
         }
-        if let Some(d) = due {
-            frames().flush(d);
+        group.end();
+        if done.is_ok() && i < count && should_yield(cur) {
+            done = Err(Stop::Retry);
         }
-        pending.into_iter().for_each(complete);
-        match stop {
-            None if i < count && should_yield(cur) => stop = Some(Stop::Retry),
-            _ => {}
+        if done == Err(Stop::Retry) {
+            (a[1], a[2]) = (list.address(i)?.0, count - i);
         }
-        if let Some(e) = stop {
-            if e == Stop::Retry {
-                (a[1], a[2]) = (guest_mem::offset::<T>(list, i)?.0, count - i);
-            }
-            return Err(e);
-        }
+        done?;
     }
     Ok(0)
 }
 
-fn copy(cur: &mut Current<'_>, o: &mut GnttabCopy) -> Result<(), Stop> {
-    let r = grant::copy(o, cur.dom.id, frames(), &All(cur.dom), &mut cur.cx.work);
-    o.status = status(r)?;
-    Ok(())
+#[inline]
+fn unmap_one<T: FromBytes + IntoBytes + Immutable>(
+    cur: &mut Current<'_>,
+    list: &List<T>,
+    i: u64,
+    op: &mut T,
+    group: &mut Group,
+    one: &impl Fn(&mut Current<'_>, &T) -> Result<Unmapped, Stop>,
+    answer: &impl Fn(&mut T, i16),
+) -> Result<(), Stop> {
+    list.read(i, op)?;
+    settle(cur)?;
+    let status = match one(cur, op)? {
+        Ok((unmapping, due)) => {
+            group.due = due.or(group.due);
+            group.uses.push(unmapping);
+            GNTST_OKAY
+        }
+        Err(Failure::Status(status)) => status,
+        Err(Failure::Again) => return Err(Stop::Retry),
+    };
+    answer(op, status);
+    Ok(list.write_end::<4>(i, op)?)
+}
+
+/// Unmappings whose first step is done.
+struct Group {
+    due: Option<FlushDue>,
+    uses: ArrayVec<Unmapping, UNMAP_BATCH>,
+}
+
+impl Group {
+    /// Flushes once for all, then ends their uses.
+    #[inline]
+    fn end(&self) {
+        if let Some(due) = self.due {
+            frames().flush(due);
+        }
+        self.uses.iter().for_each(|unmapping| complete(*unmapping));
+    }
+}
+
+#[inline(never)]
+fn copies(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
+    let mut copies = Copies::new(cur.dom.id, frames(), All(cur.dom));
+    let done = batch::<_, 4>(cur, a, count, |cur, o: &mut GnttabCopy| {
+        o.status = status(copies.copy(o, &mut cur.cx.work))?;
+        Ok(())
+    });
+    copies.end(&mut cur.cx.work);
+    done
 }
 
 fn setup_table(cur: &mut Current<'_>, list: GuestAddr) -> HcResult {

@@ -167,14 +167,20 @@ impl FrameTable {
             }
         }
         if old & pte::PRESENT != 0 {
-            let many = self.named(pte::mfn(old)).is_some_and(|entry| {
-                if old & pte::RW != 0 { entry.put_type_of_many() } else { entry.put_ref_of_many() }
-            });
-            if !many {
-                self.put_entry(1, old, work);
-            }
+            self.put_l1_entry(old, work);
         }
         Some(old)
+    }
+
+    /// [`FrameTable::put_entry`] of an L1 table, in a straight line while the frame has other uses.
+    #[inline]
+    pub(super) fn put_l1_entry(&self, value: u64, work: &mut Work<'_>) {
+        let many = self.named(pte::mfn(value)).is_some_and(|entry| {
+            if value & pte::RW != 0 { entry.put_type_of_many() } else { entry.put_ref_of_many() }
+        });
+        if !many {
+            self.put_entry(1, value, work);
+        }
     }
 
     #[inline(never)]

@@ -195,14 +195,12 @@ impl<A: Cell64, B: Cell32> Entry<A, B> {
     pub fn get_ref(&self, owner: DomId) -> Result<(), Refusal> {
         let mut word = self.word.load();
         loop {
-            let now = Word(word);
-            if now.owner() != owner || now.refs() == 0 {
-                return Err(Refusal::Owner);
+            let (now, more) = (Word(word), Word(word.wrapping_add(Word::REF)));
+            if now.owner() != owner || more.refs() <= 1 {
+                let full = now.owner() == owner && now.refs() != 0;
+                return Err(if full { Refusal::Full } else { Refusal::Owner });
             }
-            if now.refs() == Word::MAX_REFS {
-                return Err(Refusal::Full);
-            }
-            match self.word.cas(word, word + Word::REF) {
+            match self.word.cas(word, more.0) {
                 Ok(()) => return Ok(()),
                 Err(found) => word = found,
             }
@@ -229,11 +227,12 @@ impl<A: Cell64, B: Cell32> Entry<A, B> {
         let key = Word::key(owner, want);
         let mut word = self.word.load();
         loop {
-            let now = Word(word);
-            if word & Word::KEY_MASK != key || now.refs() == 0 || !now.has_room() {
+            // Counts that were full are 0 in `more`; references that were 0 are 1.
+            let more = Word(word.wrapping_add(Word::REF + Word::TYPE_USE));
+            if word & Word::KEY_MASK != key || more.refs() <= 1 || more.types() == 0 {
                 return false;
             }
-            match self.word.cas(word, word + Word::REF + Word::TYPE_USE) {
+            match self.word.cas(word, more.0) {
                 Ok(()) => return true,
                 Err(found) => word = found,
             }
@@ -246,12 +245,12 @@ impl<A: Cell64, B: Cell32> Entry<A, B> {
     pub fn acquire_table(&self, owner: DomId) -> u32 {
         let mut word = self.word.load();
         loop {
-            let now = Word(word);
+            let (now, more) = (Word(word), Word(word.wrapping_add(Word::REF + Word::TYPE_USE)));
             let level = now.ready_level();
-            if level == 0 || now.owner() != owner || !now.has_room() {
+            if level == 0 || now.owner() != owner || more.refs() <= 1 || more.types() == 0 {
                 return 0;
             }
-            match self.word.cas(word, word + Word::REF + Word::TYPE_USE) {
+            match self.word.cas(word, more.0) {
                 Ok(()) => return level,
                 Err(found) => word = found,
             }

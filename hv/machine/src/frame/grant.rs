@@ -13,6 +13,9 @@ use super::word::Type;
 use core::sync::atomic::Ordering::{AcqRel, Acquire};
 use shared_abi::{Mfn, pte};
 
+/// How often a swap is tried: only the processor's accessed and dirty bits, or another vcpu, come between.
+const ATTEMPTS: u32 = 4;
+
 /// A reference that a grant's mapping can take over: `Frame<Held>` for a read-only one, `Frame<Writable>`.
 pub trait Grantable: State {
     /// Whether the mapping is writable.
@@ -22,23 +25,16 @@ impl Grantable for Held {}
 impl Grantable for Writable {}
 
 /// A mapping of another domain's frame is gone from the page tables, but perhaps not from TLBs. Before the
-/// granting domain is told that the frame is its own again, flush: one [`FrameTable::flush`] serves for as
-/// many as were [merged](FlushDue::merge).
+/// granting domain is told that the frame is its own again, flush: one [`FrameTable::flush`] serves for all
+/// that went before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub struct FlushDue(u32);
-
-impl FlushDue {
-    /// The flush that is enough for both.
-    pub fn merge(self, other: FlushDue) -> FlushDue {
-        if super::clock::newer_or_same(self.0, other.0) { self } else { other }
-    }
-}
+pub struct FlushDue;
 
 impl FrameTable {
-    /// Flushes the TLBs that may hold a translation whose removal gave `due`.
-    pub fn flush(&self, due: FlushDue) {
-        self.flush_stale(due.0);
+    /// Flushes the TLBs that may hold a translation which went from the page tables before this call.
+    pub fn flush(&self, _: FlushDue) {
+        self.flush_stale(self.clock().now());
     }
 
     /// Makes entry `index` of the L1 `table` map `frame`, with these other `flags`, and gives back what
@@ -46,6 +42,7 @@ impl FrameTable {
     ///
     /// # Errors
     /// `EINVAL` if `table` is no L1 or `flags` are not those of a mapping; the reference is given back.
+    #[inline]
     pub fn map_grant<S: Grantable>(
         &self,
         table: &Table<'_>,
@@ -64,19 +61,49 @@ impl FrameTable {
         let old = self.ram().entry(table.number(), index).swap(new, AcqRel);
         frame.keep();
         if old & pte::PRESENT != 0 {
-            self.put_entry(1, old, work);
+            self.put_l1_entry(old, work);
         }
         Ok(old)
     }
 
-    /// Replaces entry `index` of the L1 `table` by `new` if it still maps `frame`, writable or not as
-    /// stated; gives back the reference it held.
+    /// Empties entry `index` of the L1 `table` if it still maps `frame`, writable or not as stated; gives
+    /// back the reference it held.
     ///
     /// # Errors
-    /// `EINVAL` if the entry maps something else (nothing is changed then); for `new`, which may map the
-    /// domain's own memory (`GNTTABOP_unmap_and_replace`) or be 0, as [`FrameTable::update_entry`].
-    #[allow(clippy::too_many_arguments)]
+    /// `EINVAL` if the entry maps something else; nothing is changed then.
+    #[inline]
     pub fn unmap_grant(
+        &self,
+        table: &Table<'_>,
+        index: usize,
+        frame: Mfn,
+        writable: bool,
+        work: &mut Work<'_>,
+    ) -> Progress<FlushDue> {
+        if table.level() != 1 || index >= pte::ENTRIES {
+            return Err(EINVAL);
+        }
+        let slot = self.ram().entry(table.number(), index);
+        for _ in 0..ATTEMPTS {
+            let old = slot.load(Acquire);
+            if !maps(old, frame, writable) {
+                return Err(EINVAL);
+            }
+            if slot.compare_exchange(old, 0, AcqRel, Acquire).is_ok() {
+                self.put_l1_entry(old, work);
+                return Ok(FlushDue);
+            }
+        }
+        Err(Stop::Again)
+    }
+
+    /// As [`FrameTable::unmap_grant`], with `new` in the entry's place.
+    ///
+    /// # Errors
+    /// Also for `new`, which may map the domain's own memory (`GNTTABOP_unmap_and_replace`) or be 0, as
+    /// [`FrameTable::update_entry`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn replace_grant(
         &self,
         table: &Table<'_>,
         index: usize,
@@ -92,18 +119,21 @@ impl FrameTable {
             return Err(EINVAL);
         }
         let slot = self.ram().entry(table.number(), index);
-        for _ in 0..4 {
+        for _ in 0..ATTEMPTS {
             let old = slot.load(Acquire);
-            let as_stated =
-                old & pte::PRESENT != 0 && pte::mfn(old) == frame && (old & pte::RW != 0) == writable;
-            if !as_stated {
+            if !maps(old, frame, writable) {
                 return Err(EINVAL);
             }
-            // Only the processor's accessed and dirty bits can come between; then it is tried again.
             if self.update_entry(table, index, new, Store::IfIs(old), rights, work)? == old {
-                return Ok(FlushDue(self.clock().now()));
+                return Ok(FlushDue);
             }
         }
         Err(Stop::Again)
     }
+}
+
+/// Whether `entry` maps `frame`, writable or not as stated.
+#[inline]
+fn maps(entry: u64, frame: Mfn, writable: bool) -> bool {
+    entry & pte::PRESENT != 0 && pte::mfn(entry) == frame && (entry & pte::RW != 0) == writable
 }

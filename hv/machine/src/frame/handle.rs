@@ -81,6 +81,7 @@ impl<'t, S: State> Frame<'t, S> {
     }
 
     /// Gives the reference back; what follows from that is on `work`.
+    #[inline]
     pub fn release(self, work: &mut Work<'_>) {
         let table = self.table;
         let mfn = self.keep();
@@ -153,6 +154,7 @@ impl<'t> Table<'t> {
     }
 
     /// Gives the reference back; what follows from that is on `work`.
+    #[inline]
     pub fn release(self, work: &mut Work<'_>) {
         let (table, mfn) = (self.table, self.mfn);
         core::mem::forget(self);

@@ -150,6 +150,7 @@ impl Drop for Work<'_> {
 
 impl FrameTable {
     /// A plain reference to a frame of `owner`'s: it may be read, and stays `owner`'s.
+    #[inline]
     pub fn get(&self, mfn: Mfn, owner: DomId) -> Progress<Frame<'_, Held>> {
         let (mfn, entry) = self.find(mfn).ok_or(EINVAL)?;
         entry.get_ref(owner)?;
@@ -157,7 +158,17 @@ impl FrameTable {
     }
 
     /// A frame of `owner`'s that stays data, to be written.
+    #[inline]
     pub fn get_writable(&self, mfn: Mfn, owner: DomId, work: &mut Work<'_>) -> Progress<Frame<'_, Writable>> {
+        // Most are that already, mapped writable by their owner.
+        if self.named(mfn).is_some_and(|entry| entry.acquire_ready(owner, Type::Writable)) {
+            return Ok(Frame::adopt(self, mfn.0 as u32));
+        }
+        self.make_writable(mfn, owner, work)
+    }
+
+    #[inline(never)]
+    fn make_writable(&self, mfn: Mfn, owner: DomId, work: &mut Work<'_>) -> Progress<Frame<'_, Writable>> {
         self.get_typed(mfn, &Rights::plain(owner), Type::Writable, work)
     }
 

@@ -63,6 +63,17 @@ pub fn poll() {
 pub fn flush(mask: u64) {
     let me = percpu::cpu_id();
     let others = mask & online() & !(1 << me);
+    if others != 0 {
+        return flush_with(others, mask & 1 << me != 0);
+    }
+    if mask & 1 << me != 0 {
+        flush_local();
+    }
+}
+
+/// Flushes the CPUs `others`, and this one too if it is `mine`.
+#[inline(never)]
+fn flush_with(others: u64, mine: bool) {
     let mut wanted = [0u64; MAX_CPUS];
     let mut left = others;
     while left != 0 {
@@ -71,7 +82,7 @@ pub fn flush(mask: u64) {
         wanted[c] = FLUSH[c].asked.fetch_add(1, AcqRel) + 1;
         apic::send(c, apic::vector::FLUSH);
     }
-    if mask & 1 << me != 0 {
+    if mine {
         flush_local();
     }
     let mut left = others;

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::boxed::Box;
 use std::vec::Vec;
 
-use hv_machine::frame::{Cpus, Frame, FrameTable, HV_SLOTS, L4, Limit, Rights, Store, TlbClock, Work};
+use hv_machine::frame::{Cpus, FlushDue, Frame, FrameTable, HV_SLOTS, L4, Limit, Rights, Store, TlbClock, Work};
 use shared_abi::grant_table::*;
 use shared_abi::{DomId, GrantRef, Mfn, pte};
 
@@ -40,6 +40,8 @@ pub(super) struct Dom {
 pub(super) struct World {
     pub frames: &'static FrameTable,
     pub doms: Vec<Dom>,
+    /// Domains of which the copies said that uses ended.
+    pub ended: RefCell<Vec<usize>>,
     free: u64,
 }
 
@@ -58,7 +60,7 @@ impl World {
         frames.disown(first, DomId(1), &mut Work::new(frames, 1)).unwrap();
         let free = frames.free_frames();
         let doms = (1..=doms).map(|id| Dom::new(frames, DomId(id))).collect();
-        World { frames, doms, free }
+        World { frames, doms, ended: RefCell::default(), free }
     }
 
     pub fn work(&self) -> Work<'static> {
@@ -90,7 +92,7 @@ impl World {
         let mut work = self.work();
         let dom = &self.doms[dom];
         let root = dom.root.as_ref().unwrap();
-        act(&mut Space { frames: self.frames, root, rights: Rights::plain(dom.id), work: &mut work })
+        act(&mut Space { frames: self.frames, root, dom: dom.id, work: &mut work })
     }
 
     pub fn map(
@@ -114,8 +116,19 @@ impl World {
 
     /// All three steps.
     pub fn unmap(&self, dom: usize, op: &Unmap) -> Result<(), Failure> {
-        let (unmapping, due) =
-            self.in_space(dom, |space| unmap(op, &mut self.doms[dom].track.borrow_mut(), space))?;
+        self.finish(self.in_space(dom, |space| unmap(op, &mut self.doms[dom].track.borrow_mut(), space)))
+    }
+
+    /// The same with what is mapped at `from` in its place.
+    pub fn replace(&self, dom: usize, op: &Unmap, from: u64) -> Result<(), Failure> {
+        let rights = Rights::plain(self.doms[dom].id);
+        self.finish(self.in_space(dom, |space| {
+            replace(op, from, &mut self.doms[dom].track.borrow_mut(), space, &rights)
+        }))
+    }
+
+    fn finish(&self, first: Result<(Unmapping, Option<FlushDue>), Failure>) -> Result<(), Failure> {
+        let (unmapping, due) = first?;
         if let Some(due) = due {
             self.frames.flush(due);
         }
@@ -177,15 +190,28 @@ impl World {
     }
 }
 
-impl Tables<'static> for World {
-    fn with<R>(
-        &self,
-        dom: DomId,
-        act: impl FnOnce(&mut GrantTable<'static>) -> Result<R, Failure>,
-    ) -> Result<R, Failure> {
-        let dom = self.doms.iter().find(|d| d.id == dom).ok_or(GNTST_BAD_DOMAIN)?;
-        act(&mut dom.table.borrow_mut())
+impl Tables<'static> for &World {
+    type Domain = usize;
+
+    fn find(&self, dom: DomId) -> Option<usize> {
+        self.doms.iter().position(|d| d.id == dom)
     }
+
+    fn with<R>(&self, dom: &usize, act: impl FnOnce(&mut GrantTable<'static>) -> R) -> R {
+        act(&mut self.doms[*dom].table.borrow_mut())
+    }
+
+    fn ended(&self, dom: usize) {
+        self.ended.borrow_mut().push(dom);
+    }
+}
+
+/// One copy, for domain `me`, as a list of its own.
+fn copy(w: &World, op: &GnttabCopy, me: DomId) -> Result<(), Failure> {
+    let mut copies = Copies::new(me, w.frames, w);
+    let done = copies.copy(op, &mut w.work());
+    copies.end(&mut w.work());
+    done
 }
 
 impl Dom {
@@ -297,8 +323,7 @@ fn an_entry_of_a_page_table_is_named_by_its_machine_address() {
     assert_eq!(pte::mfn(w.slot(1, 3)), w.doms[0].data[0]);
     let op = Unmap { handle: m.handle, host_addr: at(4), ..Unmap::default() };
     assert_eq!(w.unmap(1, &op), status(GNTST_GENERAL_ERROR));
-    let replace = Unmap { host_addr: at(3), new_addr: Some(4096), ..op };
-    assert_eq!(w.unmap(1, &replace), status(GNTST_GENERAL_ERROR));
+    assert_eq!(w.replace(1, &Unmap { host_addr: at(3), ..op }, 4096), status(GNTST_GENERAL_ERROR));
     assert_eq!(w.unmap(1, &Unmap { host_addr: at(3), ..op }), Ok(()));
     w.end();
 }
@@ -310,8 +335,9 @@ fn an_unmap_puts_another_mapping_in_its_place() {
     let own = pte::entry(w.doms[1].data[0], pte::PRESENT | pte::USER | pte::RW);
     assert!(w.update(1, 9, own));
     let m = w.map(1, 0, 1, 2, HOST).unwrap();
-    let op = Unmap { handle: m.handle, host_addr: 2 * 4096, new_addr: Some(9 * 4096), ..Unmap::default() };
-    assert_eq!(w.unmap(1, &op), Ok(()));
+    let op = Unmap { handle: m.handle, host_addr: 2 * 4096, ..Unmap::default() };
+    assert_eq!(w.replace(1, &op, 1 << 30), status(GNTST_GENERAL_ERROR), "no table is there");
+    assert_eq!(w.replace(1, &op, 9 * 4096), Ok(()));
     assert_eq!((w.slot(1, 2), w.slot(1, 9)), (own, 0));
     assert_eq!(w.entry_flags(0, 1), GTF_PERMIT_ACCESS);
     w.end();
@@ -394,7 +420,7 @@ fn bytes_are_copied_to_and_from_a_granted_frame() {
         flags: GNTCOPY_SOURCE_GREF,
         ..GnttabCopy::default()
     };
-    let go = |op: &GnttabCopy| copy(op, DomId(2), w.frames, &w, &mut w.work());
+    let go = |op: &GnttabCopy| copy(&w, op, DomId(2));
     assert_eq!(go(&op), Ok(()));
     let got = bytes(&w, 1, 0);
     assert!(got[..4000].iter().all(|b| *b == 0x55) && got[4000..].iter().all(|b| *b == 0xaa));

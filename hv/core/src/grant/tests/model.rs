@@ -204,7 +204,7 @@ impl Model {
                 let known = self.mappings.get(&(dom, handle)).copied();
                 let dev_bus_addr = if device { known.map_or(4096, |m| m.mfn.0 << 12) } else { 0 };
                 let host_addr = if host { slot as u64 * 4096 } else { 0 };
-                let got = w.unmap(dom, &Unmap { handle, host_addr, dev_bus_addr, new_addr: None });
+                let got = w.unmap(dom, &Unmap { handle, host_addr, dev_bus_addr });
                 let Some(m) = known else {
                     assert_eq!(got, status(GNTST_BAD_HANDLE));
                     return;
@@ -245,7 +245,7 @@ impl Model {
                 let (source, dest) = if write { (mine, theirs) } else { (theirs, mine) };
                 let flags = if write { GNTCOPY_DEST_GREF } else { GNTCOPY_SOURCE_GREF };
                 let op = GnttabCopy { source, dest, len: 0, flags, ..GnttabCopy::default() };
-                let got = copy(&op, w.doms[dom].id, w.frames, w, &mut w.work());
+                let got = copy(w, &op, w.doms[dom].id);
                 let wanted = self.begin(w, dom, from, gref, write, false).map(drop);
                 let mine_is_table = !write && self.is_table(w, w.doms[dom].data[0]);
                 let wanted = if mine_is_table { wanted.and(Err(GNTST_GENERAL_ERROR)) } else { wanted };

@@ -11,7 +11,7 @@ fn each_part_of_a_mapping_counts() {
     let m = w.map(1, 0, 1, 0, HOST | GNTMAP_DEVICE_MAP).unwrap();
     let marked = GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING;
     let op =
-        Unmap { handle: m.handle, host_addr: 0x1000, dev_bus_addr: m.dev_bus_addr + 4096, new_addr: None };
+        Unmap { handle: m.handle, host_addr: 0x1000, dev_bus_addr: m.dev_bus_addr + 4096 };
     assert_eq!(w.unmap(1, &op), status(GNTST_GENERAL_ERROR), "the wrong machine address: nothing is done");
     assert_eq!(w.unmap(1, &Unmap { handle: m.handle, ..Unmap::default() }), Ok(()), "asked for nothing");
     // Slot 0 is virtual address 0, which means "not this part"; map it where it can be named.
@@ -154,6 +154,67 @@ fn a_granting_domain_dies_before_its_mapper() {
     assert_eq!(w.doms[0].table.borrow().pinned(), 1);
     assert!(w.frames.owned(w.doms[0].id) > 0);
     assert_eq!(w.unmap_host(1, m.handle, 1), Ok(()));
+    assert_eq!(w.doms[0].table.borrow().pinned(), 0);
+    w.end();
+}
+
+/// A domain was destroyed by another CPU while a copy from one of its frames went on. Destruction found
+/// the entry in use and left the rest to whoever ended the last use; but only unmaps looked whether
+/// the granting domain was waiting for that, so after a copy it stayed for ever, a domain without memory.
+#[test]
+fn the_end_of_a_copy_is_told_to_a_granting_domain_that_waits() {
+    let mut w = World::new(2);
+    w.grant(0, 1, 1, 0, 0);
+    let op = GnttabCopy {
+        source: side(DomId(1), Some(1), Mfn(0), 0),
+        dest: side(DomId::SELF, None, w.doms[1].data[0], 0),
+        len: 64,
+        flags: GNTCOPY_SOURCE_GREF,
+        ..GnttabCopy::default()
+    };
+    let mut copies = Copies::new(DomId(2), w.frames, &w);
+    assert_eq!(copies.copy(&op, &mut w.work()), Ok(()));
+    w.doms[0].table.borrow_mut().set_dying();
+    assert_eq!(copies.copy(&op, &mut w.work()), Ok(()), "of the same list: its use had begun");
+    let other = GnttabCopy { source: side(DomId(1), Some(2), Mfn(0), 0), ..op };
+    assert_eq!(copies.copy(&other, &mut w.work()), status(GNTST_GENERAL_ERROR));
+    copies.end(&mut w.work());
+    assert_eq!(w.doms[0].table.borrow().pinned(), 0);
+    assert_eq!(w.ended.take(), [0]);
+    w.destroy(0);
+    w.end();
+}
+
+/// XSA-230: an entry's marks went while a copy still used it. Here a frame that several requests of a list
+/// name is claimed once: its marks stay until the list names another or ends, and go then, whichever
+/// requests failed.
+#[test]
+fn a_side_that_several_requests_name_is_claimed_once_and_ended_once() {
+    let w = World::new(2);
+    w.grant(0, 1, 1, 0, 0);
+    w.grant(0, 2, 1, 1, 0);
+    let marks = |gref| w.entry_flags(0, gref) & (GTF_READING | GTF_WRITING);
+    let copy_of = |source, dest, len| GnttabCopy {
+        source: side(DomId(1), Some(source), Mfn(0), 0),
+        dest: side(DomId(1), Some(dest), Mfn(0), 0),
+        len,
+        flags: GNTCOPY_SOURCE_GREF | GNTCOPY_DEST_GREF,
+        ..GnttabCopy::default()
+    };
+    let mut copies = Copies::new(DomId(2), w.frames, &w);
+    let mut go = |op| copies.copy(&op, &mut w.work());
+    assert_eq!(go(copy_of(1, 2, 4096)), Ok(()));
+    assert_eq!((marks(1), marks(2)), (GTF_READING, GTF_READING | GTF_WRITING));
+    assert_eq!(go(copy_of(1, 2, 4097)), status(GNTST_BAD_COPY_ARG));
+    assert_eq!(go(copy_of(1, 1, 4)), Ok(()), "from and to the same frame");
+    assert_eq!((marks(1), marks(2)), (GTF_READING | GTF_WRITING, 0));
+    assert_eq!(go(copy_of(2, 600, 4)), status(GNTST_BAD_GNTREF));
+    assert_eq!((marks(1), marks(2)), (0, GTF_READING));
+    // The same number, but not a reference: one's own frames by number only.
+    assert_eq!(go(GnttabCopy { flags: 0, ..copy_of(2, 1, 4) }), status(GNTST_PERMISSION_DENIED));
+    assert_eq!(go(copy_of(2, 1, 4)), Ok(()));
+    copies.end(&mut w.work());
+    assert_eq!((marks(1), marks(2)), (0, 0));
     assert_eq!(w.doms[0].table.borrow().pinned(), 0);
     w.end();
 }

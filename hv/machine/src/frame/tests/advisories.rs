@@ -331,3 +331,21 @@ fn a_frame_given_up_can_not_be_pinned() {
     assert_eq!(table.get(frame, D1).err(), Some(EPERM), "free now");
     audit(&table, &[]);
 }
+
+/// The type count is the field below the type: one more use of a type that is counted as often as can be would
+/// turn a table of level 1 into one of level 2 by carry, if only the new word were looked at.
+#[test]
+fn a_full_type_count_does_not_run_into_the_type() {
+    let table = machine(64);
+    let ([_, _, _, l1], _) = pinned(&table);
+    let entry = table.at(l1.0 as u32);
+    let before = entry.word();
+    entry.reset(Word(before.0 + (Word::MAX_TYPES - before.types()) * (Word::TYPE_USE + Word::REF)));
+    let word = entry.word();
+    for ty in [Type::None, Type::Writable, Type::L1, Type::L2, Type::L3, Type::L4, Type::SegDesc] {
+        assert!(!entry.acquire_ready(D1, ty), "{ty:?}");
+    }
+    assert!(table.get_table(l1, D1).is_none());
+    assert_eq!(entry.word(), word);
+    entry.reset(before);
+}

@@ -32,7 +32,12 @@ fn a_grant_is_mapped_and_unmapped() {
     assert_eq!((word.types(), word.refs()), (1, 3));
 
     let mut unmap =
-        |index, frame, write, new| table.unmap_grant(&tab, index, frame, write, new, &rights, &mut work);
+        |index, frame, write, new| {
+            if new == 0 {
+                return table.unmap_grant(&tab, index, frame, write, &mut work);
+            }
+            table.replace_grant(&tab, index, frame, write, new, &rights, &mut work)
+        };
     assert_eq!(unmap(4, theirs, false, 0), Err(EINVAL), "mapped writable");
     assert_eq!(unmap(5, theirs, true, 0), Err(EINVAL), "mapped read-only");
     assert_eq!(unmap(4, l1, true, 0), Err(EINVAL), "another frame");
@@ -41,7 +46,7 @@ fn a_grant_is_mapped_and_unmapped() {
     // The replacement would keep the frame mapped while the granter believes it is not.
     assert_eq!(unmap(4, theirs, true, pte::entry(theirs, RO)), Err(EINVAL));
     let due = unmap(4, theirs, true, 0).unwrap();
-    let due = due.merge(unmap(5, theirs, false, 0).unwrap());
+    assert_eq!(unmap(5, theirs, false, 0), Ok(due));
     assert_eq!(unmap(4, theirs, true, 0), Err(EINVAL), "twice");
     assert!(table.clock().stale_cpus(table.clock().now()).count() > 0);
     table.flush(due);
@@ -68,7 +73,7 @@ fn a_grants_entry_that_is_overwritten_counts_once() {
     }
     assert_eq!(update(&table, l1, 0, pte::entry(own, RW)).unwrap(), pte::entry(theirs, RW));
     let tab = table.get_table(l1, D1).unwrap();
-    assert_eq!(table.unmap_grant(&tab, 0, theirs, true, 0, &rights, &mut work), Err(EINVAL));
+    assert_eq!(table.unmap_grant(&tab, 0, theirs, true, &mut work), Err(EINVAL));
     tab.release(&mut work);
     assert_eq!(table.word(theirs).unwrap().types(), 1);
     // It can't be copied to another entry either.
