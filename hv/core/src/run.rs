@@ -8,6 +8,7 @@
 //! deadline in the queue of the CPU that it waited on last.
 
 use crate::domain::vcpu::pause;
+use crate::domain::info::Info;
 use crate::domain::{Context, Current, Domain, Vcpu};
 use crate::event::virq::GlobalHandlers;
 use crate::sched::{CpuSet, Credit, Pick, Policy};
@@ -121,7 +122,7 @@ pub fn kick(set: CpuSet) {
         let c = left.trailing_zeros() as usize;
         left &= left - 1;
         if c == me {
-            CPUS[c].resched.store(true, Relaxed);
+            resched();
         } else {
             apic::send(c, apic::vector::KICK);
         }
@@ -135,9 +136,8 @@ pub fn wake(v: &Vcpu) {
 
 /// The vcpu that this CPU runs gives way once.
 pub fn yield_now() {
-    let me = percpu::cpu_id();
-    CPUS[me].resched.store(true, Relaxed);
-    if let Some(h) = CURRENT[me].load(Relaxed).checked_sub(1) {
+    resched();
+    if let Some(h) = CURRENT[percpu::cpu_id()].load(Relaxed).checked_sub(1) {
         scheduler().yield_now(h as u32);
     }
 }
@@ -292,7 +292,7 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) {
     vcpu.runstate.lock().change(State::Running, clock::now());
     vcpu.timers.lock().poll = None;
     dom.ports.pollers.done(vcpu.id);
-    cx.info = vcpu.info.get().copied();
+    cx.info = vcpu.info.get().copied().unwrap_or(Info::none());
     mm::load_gdt(cx);
     mm::load_ldt(cx);
     mm::load_root(if cx.kernel_mode { cx.kernel_root.as_ref() } else { cx.user_root.as_ref() });
@@ -301,6 +301,7 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) {
     cpu::set_guest_cr4(cx.cr4);
     cpu::set_tsc_aux(cx.tsc_aux);
     vcpu.attention.store(true, Relaxed);
+    percpu::look();
     update_areas(vcpu, dom);
 }
 
@@ -315,26 +316,32 @@ fn unload(vcpu: &Arc<Vcpu>, cx: &mut Context) {
 /// Enters the guest until this CPU is to pick anew.
 fn enter(cur: &mut Current<'_>, c: usize) {
     loop {
-        if cur.vcpu.attention.load(Relaxed) {
-            cur.vcpu.attention.store(false, SeqCst);
-            fire(cur.vcpu, cur.dom, clock::now(), true);
-            if !cur.vcpu.runnable() {
-                kick(scheduler().sleep(cur.vcpu.handle));
-                if cur.vcpu.runnable() {
-                    kick(scheduler().wake(cur.vcpu.handle, clock::now()));
-                }
-                return;
-            }
-            program(Some(cur.vcpu));
-            trap::deliver_nmi(cur);
-        }
-        if CPUS[c].resched.load(Relaxed) {
+        if percpu::take_look() && look_around(cur, c) {
             return;
         }
         trap::deliver_upcall(cur);
         let why = cur.cx.cpu.enter();
         trap::handle(cur, why);
     }
+}
+
+/// What the run loop looks at when it was told to; true when this CPU is to pick anew.
+#[inline(never)]
+fn look_around(cur: &mut Current<'_>, c: usize) -> bool {
+    if cur.vcpu.attention.load(Relaxed) {
+        cur.vcpu.attention.store(false, SeqCst);
+        fire(cur.vcpu, cur.dom, clock::now(), true);
+        if !cur.vcpu.runnable() {
+            kick(scheduler().sleep(cur.vcpu.handle));
+            if cur.vcpu.runnable() {
+                kick(scheduler().wake(cur.vcpu.handle, clock::now()));
+            }
+            return true;
+        }
+        program(Some(cur.vcpu));
+        trap::deliver_nmi(cur);
+    }
+    CPUS[c].resched.load(Relaxed) || percpu::this().any_pending()
 }
 
 /// Runs a vcpu until another is picked; what was picked.
@@ -410,4 +417,5 @@ pub fn cpu_loop(c: usize) -> ! {
 /// This CPU's loop picks anew before it enters a guest again.
 pub fn resched() {
     CPUS[percpu::cpu_id()].resched.store(true, Relaxed);
+    percpu::look();
 }

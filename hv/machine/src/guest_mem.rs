@@ -94,17 +94,12 @@ mod imp {
                 2 => read_array!(src, to; a 0, b 8),
                 3 => read_array!(src, to; a 0, b 8, c 16),
                 4 => read_array!(src, to; a 0, b 8, c 16, d 24),
-                n => {
-                    let (first, rest) = to.split_at_mut(5);
-                    read_array!(src, first; a 0, b 8, c 16, d 24, e 32) && match n {
-                        5 => true,
-                        6 => read_array!(src, rest; a 40),
-                        7 => read_array!(src, rest; a 40, b 48),
-                        8 => read_array!(src, rest; a 40, b 48, c 56),
-                        9 => read_array!(src, rest; a 40, b 48, c 56, d 64),
-                        _ => false,
-                    }
-                }
+                5 => read_array!(src, to; a 0, b 8, c 16, d 24, e 32),
+                6 => read_array!(src, to; a 0, b 8, c 16, d 24, e 32, f 40),
+                7 => read_array!(src, to; a 0, b 8, c 16, d 24, e 32, f 40, g 48),
+                8 => read_array!(src, to; a 0, b 8, c 16, d 24, e 32, f 40, g 48, h 56),
+                9 => read_array!(src, to; a 0, b 8, c 16, d 24, e 32, f 40, g 48, h 56, i 64),
+                _ => false,
             }
         }
     }

@@ -109,7 +109,8 @@ pub struct VcpuState {
 }
 
 unsafe extern "C" {
-    fn enter_guest(regs: *mut Regs) -> u64;
+    fn enter_by_sysret(regs: *mut Regs) -> u64;
+    fn enter_by_iret(regs: *mut Regs) -> u64;
     fn set_guest_frame(end: *mut u8);
     fn load_ds(selector: u64) -> u64;
     fn load_es(selector: u64) -> u64;
@@ -151,15 +152,18 @@ impl VcpuState {
     pub fn enter(&mut self) -> u32 {
         // A flush that another CPU asks for comes as an interrupt, which the guest is left for at once.
         let r = &mut self.block.regs;
-        if r.vector != exit::SYSCALL {
+        // SAFETY: GS is this CPU's block. The registers are entered in ring 3 with interrupts on: by sysret
+        // from values that came by syscall (rflags as the CPU saved them, selectors constant), else forced
+        // here. The block is exclusively borrowed while the guest runs, and has room for the frames.
+        unsafe {
+            if r.vector == exit::SYSCALL {
+                return enter_by_sysret(r) as u32;
+            }
             r.rflags = r.rflags & RFLAGS_GUEST | RFLAGS_FORCED;
             r.cs |= 3;
             r.ss |= 3;
+            enter_by_iret(r) as u32
         }
-        // SAFETY: GS is this CPU's block. The registers are entered in ring 3 with interrupts on: by sysret
-        // from values that came by syscall (rflags as the CPU saved them, selectors constant), else forced
-        // above. The block is exclusively borrowed while the guest runs, and has room for the frames.
-        unsafe { enter_guest(r) as u32 }
     }
 
     /// Loads what this vcpu has in the CPU beside the general registers. Its descriptor tables and root must be in

@@ -4,6 +4,7 @@ use super::{Context, Domain, Vcpu};
 use crate::mm;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
+use hv_machine::x86_64::percpu;
 
 /// The running vcpu with all that its handlers may touch.
 pub struct Current<'a> {
@@ -66,5 +67,6 @@ impl Current<'_> {
     /// Wants the run loop to look at this vcpu before the guest is entered again.
     pub fn attention(&self) {
         self.vcpu.attention.store(true, Relaxed);
+        percpu::look();
     }
 }

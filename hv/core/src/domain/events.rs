@@ -97,7 +97,7 @@ impl Domain {
     }
 
     /// Sends an event from one of this domain's ports (`EVTCHNOP_send`).
-    #[inline]
+    #[inline(always)]
     pub fn send(&self, port: Port) -> Result<(), Errno> {
         match self.ports.route(port)? {
             Route::Nowhere => {}

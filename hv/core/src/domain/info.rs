@@ -31,6 +31,12 @@ pub struct Info {
 }
 
 impl Info {
+    /// Of a vcpu that has none: nothing is ever pending there, and what is written is not read.
+    pub const fn none() -> Info {
+        static BYTES: [AtomicU8; 2] = [const { AtomicU8::new(0) }; 2];
+        static WORDS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+        Info { pending: &BYTES[0], mask: &BYTES[1], selector: &WORDS[0], cr2: &WORDS[1] }
+    }
     fn at(page: &Page<'static>, at: usize) -> Info {
         Info {
             pending: page.byte(at + PENDING),

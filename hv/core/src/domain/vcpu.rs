@@ -62,7 +62,8 @@ pub struct Vcpu {
     pub time_area: AtomicU64,
     /// Its timers.
     pub timers: Mutex<Timers>,
-    /// Set while an exit to the run loop is wanted before the guest is entered again.
+    /// Set while an exit to the run loop is wanted before the guest is entered again. Whoever sets it has the CPU that
+    /// runs the vcpu look (`percpu::look`, by an interrupt where that is another).
     pub attention: AtomicBool,
     /// An NMI waits to be delivered.
     pub nmi: AtomicBool,
@@ -127,7 +128,7 @@ pub struct Context {
     /// Entries of the LDT.
     pub ldt_entries: u32,
     /// Its `vcpu_info`, while it runs (`Vcpu::info` says where that is, and keeps it).
-    pub info: Option<Info>,
+    pub info: Info,
     /// CR0.TS as the guest sees it.
     pub task_switched: bool,
     /// CR4 as the guest sees it.
@@ -170,7 +171,7 @@ impl Context {
             ldt: ArrayVec::new(),
             ldt_base: 0,
             ldt_entries: 0,
-            info: None,
+            info: Info::none(),
             task_switched: false,
             cr4: 0,
             iopl: 0,
@@ -198,7 +199,9 @@ impl Vcpu {
     pub fn kick(&self) {
         self.attention.store(true, SeqCst);
         let cpu = self.running_on.load(SeqCst);
-        if cpu != u32::MAX && cpu as usize != percpu::cpu_id() {
+        if cpu as usize == percpu::cpu_id() {
+            percpu::look();
+        } else if cpu != u32::MAX {
             apic::send(cpu as usize, apic::vector::KICK);
         }
     }

@@ -17,11 +17,14 @@ use shared_abi::{DomId, GuestAddr, Port, VcpuId};
 #[inline(always)]
 pub fn event_channel_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     // The one that is made for every event.
-    if a[0] as u32 == EVTCHNOP_SEND {
-        cur.dom.send(Port(guest_mem::read::<u32>(GuestAddr(a[1]))?))?;
-        return Ok(0);
-    }
-    other_op(cur, a)
+    if a[0] as u32 == EVTCHNOP_SEND { send(cur, GuestAddr(a[1])) } else { other_op(cur, a) }
+}
+
+/// `EVTCHNOP_send`.
+#[inline(always)]
+pub fn send(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
+    cur.dom.send(Port(guest_mem::read::<u32>(arg)?))?;
+    Ok(0)
 }
 
 #[inline(never)]

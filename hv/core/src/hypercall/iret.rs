@@ -9,6 +9,7 @@ use shared_abi::arch_x86::{IretContext, VGCF_IN_SYSCALL};
 const IF: u64 = 0x200;
 
 /// Loads the frame on the kernel's stack (xen-x86_64.h `iret_context`).
+#[inline(always)]
 pub fn iret(cur: &mut Current<'_>) -> HcResult {
     let at = GuestAddr(cur.cx.cpu.regs().rsp);
     let f: IretContext = guest_mem::read(at).map_err(|_| Stop::Crash("iret without a frame"))?;
@@ -21,17 +22,16 @@ pub fn iret(cur: &mut Current<'_>) -> HcResult {
     cur.cx.nmi_masked = false;
     let r = cur.cx.cpu.regs_mut();
     r.rip = f.rip;
-    r.cs = f.cs & 0xffff | 3;
+    // Entering forces ring 3.
+    r.cs = f.cs & 0xffff;
     r.rflags = f.rflags;
     r.rsp = f.rsp;
-    r.ss = f.ss & 0xffff | 3;
+    r.ss = f.ss & 0xffff;
     if f.flags & VGCF_IN_SYSCALL == 0 {
         r.r11 = f.r11;
         r.rcx = f.rcx;
     }
     r.changed();
-    if let Some(info) = &cur.cx.info {
-        info.set_mask(f.rflags & IF == 0);
-    }
+    cur.cx.info.set_mask(f.rflags & IF == 0);
     Ok(f.rax)
 }

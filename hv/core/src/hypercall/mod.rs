@@ -27,19 +27,48 @@ mod xen_version;
 
 use crate::domain::Current;
 use crate::error::{HcResult, Stop};
+use hv_machine::x86_64::{percpu, smp};
 use shared_abi::errno::Errno;
+use shared_abi::GuestAddr;
+use shared_abi::event_channel::EVTCHNOP_SEND;
+use shared_abi::version::XENVER_VERSION;
 use shared_abi::xen::hypercall as nr;
 
 /// Bytes of the `syscall` instruction, taken back for a retry.
 const SYSCALL_LEN: u64 = 2;
 
 /// A hypercall from the guest's kernel: rax says which, the arguments are in rdi, rsi, rdx, r10, r8, r9.
-#[inline]
+#[inline(always)]
 pub fn dispatch(cur: &mut Current<'_>) {
+    let r = cur.cx.cpu.regs();
+    // The commonest, as `call` has them, without a list of arguments: they change none.
+    let result = match r.rax {
+        nr::IRET => iret::iret(cur),
+        nr::XEN_VERSION if r.rdi as u32 == XENVER_VERSION => Ok(xen_version::VERSION),
+        nr::EVENT_CHANNEL_OP if r.rdi as u32 == EVTCHNOP_SEND => event_channel_op::send(cur, GuestAddr(r.rsi)),
+        nr::UPDATE_VA_MAPPING => {
+            let (va, entry, flags) = (r.rdi, r.rsi, r.rdx);
+            update_va_mapping::update(cur, va, entry, flags, cur.dom.id)
+        }
+        _ => return dispatch_any(cur),
+    };
+    let args = cur.cx.cpu.regs();
+    let args = [args.rdi, args.rsi, args.rdx, args.r10, args.r8, args.r9];
+    finish(cur, result, args);
+}
+
+#[inline(always)]
+fn dispatch_any(cur: &mut Current<'_>) {
     let r = cur.cx.cpu.regs();
     let n = r.rax;
     let mut args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
     let result = call(cur, n, &mut args);
+    finish(cur, result, args);
+}
+
+/// Gives the guest a call's result; `args` are what it goes on with if it is not done.
+#[inline(always)]
+fn finish(cur: &mut Current<'_>, result: HcResult, args: [u64; 6]) {
     let r = cur.cx.cpu.regs_mut();
     match result {
         Ok(v) => r.rax = v,
@@ -54,7 +83,7 @@ pub fn dispatch(cur: &mut Current<'_>) {
     }
 }
 
-/// Runs hypercall `n`. Inlined into its two callers: a jump through the table straight to the handler.
+/// Runs hypercall `n`. Inlined into its two callers (the commonest calls don't come here, `dispatch`): a jump through the table straight to the handler.
 #[inline(always)]
 fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
     match n {
@@ -97,6 +126,7 @@ fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
 
 /// Whether something waits that a long operation should make room for.
 pub fn should_yield(cur: &Current<'_>) -> bool {
-    use core::sync::atomic::Ordering::Relaxed;
-    cur.vcpu.attention.load(Relaxed) || hv_machine::x86_64::apic::interrupt_waiting()
+    // An interrupt that is let in is noted, and handled by the run loop before the guest goes on.
+    smp::poll_interrupts();
+    percpu::is_to_look() || cur.vcpu.attention.load(core::sync::atomic::Ordering::Relaxed)
 }

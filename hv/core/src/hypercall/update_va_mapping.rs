@@ -22,7 +22,8 @@ pub fn other_domain(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     update(cur, a[0], a[1], a[2], of)
 }
 
-fn update(cur: &mut Current<'_>, va: u64, entry: u64, flags: u64, of: DomId) -> HcResult {
+/// The same of the frames of `of`.
+pub fn update(cur: &mut Current<'_>, va: u64, entry: u64, flags: u64, of: DomId) -> HcResult {
     let frames = frames();
     cur.cx.work.refill(Work::BUDGET);
     frames.settle(&mut cur.cx.work)?;

@@ -74,7 +74,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 return Err(Errno::EFAULT.into());
             }
             v.time_area.store(r.addr, SeqCst);
-            v.attention.store(true, SeqCst);
+            v.kick();
         }
         VCPUOP_SET_PERIODIC_TIMER => {
             let p: VcpuSetPeriodicTimer = guest_mem::read(arg)?;
@@ -108,8 +108,8 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let frame = mm::hold_writable(cur.dom, Mfn(r.mfn.0))?;
             v.info.register(frame, offset)?;
             v.info.set_time(&run::time_info());
-            if own {
-                cur.cx.info = v.info.get().copied();
+            if let Some(info) = v.info.get().filter(|_| own) {
+                cur.cx.info = *info;
             }
             v.notify();
         }
@@ -117,6 +117,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         VCPUOP_SEND_NMI => {
             if !v.nmi.swap(true, SeqCst) {
                 v.notify();
+                v.kick();
             }
         }
         VCPUOP_GET_PHYSID => return Err(Errno::EINVAL.into()),

@@ -14,7 +14,32 @@ use shared_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 
 /// The guest's kernel can't be entered: no handler, or no stack to put the frame on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CannotEnter(pub &'static str);
+#[repr(u8)]
+pub enum CannotEnter {
+    /// No handler in the trap table.
+    Exception,
+    /// No handler of system calls.
+    SystemCall,
+    /// No handler of events.
+    Upcall,
+    /// The handler's address is none.
+    NotCanonical,
+    /// The frame can't be written.
+    Stack,
+}
+
+impl CannotEnter {
+    /// The reason, for the log.
+    pub fn why(self) -> &'static str {
+        match self {
+            CannotEnter::Exception => "exception without a handler",
+            CannotEnter::SystemCall => "system call without a handler",
+            CannotEnter::Upcall => "event without an upcall handler",
+            CannotEnter::NotCanonical => "handler at an address that is none",
+            CannotEnter::Stack => "no stack to enter its kernel on",
+        }
+    }
+}
 
 const IF: u64 = 0x200;
 const IOPL: u64 = 0x3000;
@@ -33,16 +58,14 @@ struct Entry {
 pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> Result<(), CannotEnter> {
     let t = cur.cx.traps[usize::from(vector)];
     if t.address == 0 {
-        return Err(CannotEnter("exception without a handler"));
+        return Err(CannotEnter::Exception);
     }
     enter(cur, Entry { rip: t.address, mask_events: t.masks_events(), error_code })
 }
 
 /// Gives the guest a page fault: the address goes into vcpu_info's arch.cr2.
 pub fn page_fault(cur: &mut Current<'_>, cr2: u64, error_code: u32) -> Result<(), CannotEnter> {
-    if let Some(info) = &cur.cx.info {
-        info.set_cr2(cr2);
-    }
+    cur.cx.info.set_cr2(cr2);
     // A PV kernel runs in ring 3, but expects its own faults to look like a kernel's.
     let code = if cur.cx.kernel_mode { error_code & !4 } else { error_code | 4 };
     exception(cur, 14, Some(code))
@@ -52,7 +75,7 @@ pub fn page_fault(cur: &mut Current<'_>, cr2: u64, error_code: u32) -> Result<()
 #[inline(always)]
 pub fn callback(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
     if c.address == 0 {
-        return Err(CannotEnter("system call without a handler"));
+        return Err(CannotEnter::SystemCall);
     }
     enter(cur, Entry { rip: c.address, mask_events: c.mask_events, error_code: None })
 }
@@ -62,7 +85,7 @@ pub fn callback(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
 pub fn upcall(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     let rip = cur.cx.event;
     if rip == 0 {
-        return Err(CannotEnter("event without an upcall handler"));
+        return Err(CannotEnter::Upcall);
     }
     enter(cur, Entry { rip, mask_events: true, error_code: None })
 }
@@ -77,7 +100,7 @@ pub fn nmi(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
 #[inline(always)]
 fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
     if !is_canonical(e.rip) {
-        return Err(CannotEnter("handler at an address that is none"));
+        return Err(CannotEnter::NotCanonical);
     }
     let was_kernel = cur.cx.kernel_mode;
     let from = *cur.cx.cpu.regs();
@@ -88,8 +111,8 @@ fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
         cur.cx.kernel_sp
     };
     let cs = if was_kernel { from.cs & 0xfffc } else { from.cs & 0xffff };
-    let saved_mask =
-        cur.cx.info.as_ref().is_none_or(|i| if e.mask_events { i.mask_upcalls() } else { i.upcalls_masked() });
+    let info = &cur.cx.info;
+    let saved_mask = if e.mask_events { info.mask_upcalls() } else { info.upcalls_masked() };
     let mut flags = from.rflags & !(IF | IOPL);
     if !saved_mask {
         flags |= IF;
@@ -114,7 +137,7 @@ fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
     push(from.rcx);
     let frame = &frame[n..];
     let at = (sp & !15).wrapping_sub(8 * frame.len() as u64);
-    guest_mem::write_words(GuestAddr(at), frame).map_err(|_| CannotEnter("no stack to enter its kernel on"))?;
+    guest_mem::write_words(GuestAddr(at), frame).map_err(|_| CannotEnter::Stack)?;
     let r = cur.cx.cpu.regs_mut();
     r.rip = e.rip;
     r.cs = FLAT_KERNEL_CS.into();

@@ -175,9 +175,7 @@ impl Cpu for GuestCpu<'_, '_> {
         self.cur.vcpu.info.cr2()
     }
     fn set_cr2(&mut self, value: u64) {
-        if let Some(info) = &self.cur.cx.info {
-            info.set_cr2(value);
-        }
+        self.cur.cx.info.set_cr2(value);
     }
     fn cr3(&self) -> u64 {
         self.cur.cx.kernel_root.as_ref().map_or(0, |r| r.mfn().address())

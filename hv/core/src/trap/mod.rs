@@ -4,7 +4,7 @@ pub mod bounce;
 mod emulate;
 mod page_fault;
 
-use crate::domain::{Current, info::Info};
+use crate::domain::Current;
 use crate::emul::{self, Outcome};
 use crate::hypercall;
 use bounce::CannotEnter;
@@ -16,11 +16,10 @@ use hv_machine::x86_64::cpu;
 /// Handles one return from the guest.
 #[inline]
 pub fn handle(cur: &mut Current<'_>, why: u32) {
+    if why == exit::SYSCALL && cur.cx.kernel_mode {
+        return hypercall::dispatch(cur);
+    }
     let done = match why {
-        exit::SYSCALL if cur.cx.kernel_mode => {
-            hypercall::dispatch(cur);
-            Ok(())
-        }
         exit::SYSCALL => {
             let c = cur.cx.syscall;
             bounce::callback(cur, c)
@@ -32,8 +31,8 @@ pub fn handle(cur: &mut Current<'_>, why: u32) {
         14 => page_fault::handle(cur),
         _ => rare(cur, why),
     };
-    if let Err(CannotEnter(reason)) = done {
-        cur.crash(reason);
+    if let Err(e) = done {
+        cur.crash(e.why());
     }
 }
 
@@ -128,9 +127,9 @@ fn after(cur: &mut Current<'_>, out: Outcome, vector: u8, error: Option<u32>) ->
 /// Enters the guest's upcall handler if an event is pending and not masked.
 #[inline]
 pub fn deliver_upcall(cur: &mut Current<'_>) {
-    if cur.cx.info.as_ref().is_some_and(Info::deliverable) {
-        if let Err(CannotEnter(why)) = bounce::upcall(cur) {
-            cur.crash(why);
+    if cur.cx.info.deliverable() {
+        if let Err(e) = bounce::upcall(cur) {
+            cur.crash(e.why());
         }
     }
 }
@@ -138,8 +137,8 @@ pub fn deliver_upcall(cur: &mut Current<'_>) {
 /// Enters the guest's NMI handler if an NMI waits.
 pub fn deliver_nmi(cur: &mut Current<'_>) {
     if !cur.cx.nmi_masked && cur.cx.nmi != 0 && cur.vcpu.nmi.load(Relaxed) && cur.vcpu.nmi.swap(false, Relaxed) {
-        if let Err(CannotEnter(why)) = bounce::nmi(cur) {
-            cur.crash(why);
+        if let Err(e) = bounce::nmi(cur) {
+            cur.crash(e.why());
         }
     }
 }

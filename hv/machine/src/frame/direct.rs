@@ -84,7 +84,7 @@ impl FrameTable {
     /// `EINVAL` for a malformed entry or one that names no frame, `EPERM` for another's frame or device
     /// memory without permission, `EBUSY` for a frame in use as something else, `EOVERFLOW` for one with
     /// too many references. The table is unchanged then.
-    #[inline]
+    #[inline(always)]
     pub fn update_entry(
         &self,
         table: &Table<'_>,
@@ -98,7 +98,7 @@ impl FrameTable {
     }
 
     /// As `update_entry`, of a table whose use the caller holds.
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     fn update(
         &self,
@@ -121,7 +121,7 @@ impl FrameTable {
 
     /// The commonest updates, in a straight line: of an L1 table, nothing to wait for or check beyond the
     /// frame's word. `None`, and nothing has happened, where more is needed.
-    #[inline]
+    #[inline(always)]
     fn update_l1_quickly(
         &self,
         table: u32,
@@ -295,7 +295,7 @@ impl FrameTable {
 
     /// The L1 table and index that translate `address` under `root`, found in checked tables of the same
     /// domain. `None` where a level is missing, or the address is the hypervisor's or not canonical.
-    #[inline]
+    #[inline(always)]
     pub fn find_l1(&self, root: &Frame<'_, L4>, owner: DomId, address: u64) -> Option<(Table<'_>, usize)> {
         let canonical = (address as i64) << 16 >> 16 == address as i64;
         if !canonical || is_hv_slot(4, pte::index(address, 4)) {

@@ -150,9 +150,3 @@ pub(super) fn stop_counting() -> u32 {
     write(LVT_TIMER, u32::from(vector::TIMER) | if DEADLINE.load(Relaxed) { 1 << 18 } else { 0 });
     ticks
 }
-
-/// Whether an interrupt waits for this CPU to leave the hypervisor.
-pub fn interrupt_waiting() -> bool {
-    // The request register's upper half has the device vectors that matter most and our own.
-    (1..8).any(|i| read(0x200 + 0x10 * i) != 0)
-}

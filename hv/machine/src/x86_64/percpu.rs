@@ -7,7 +7,7 @@
 
 use super::{cpu, layout};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// CPUs at most.
 pub const MAX_CPUS: usize = 32;
@@ -53,6 +53,8 @@ pub struct PerCpu {
     pub pending: [AtomicU64; 4],
     /// Physical address loaded in CR3 (what a flush reloads).
     pub root: AtomicU64,
+    /// The run loop has something to look at before a guest is entered. Set and cleared on this CPU only.
+    look: AtomicU32,
 }
 
 const _: () = {
@@ -114,6 +116,32 @@ pub fn cpu_id() -> usize {
 }
 const _: () = assert!(core::mem::offset_of!(PerCpu, cpu) == 136);
 
+/// Has this CPU's run loop look around before it enters a guest again.
+#[inline]
+pub fn look() {
+    this().look.store(1, Relaxed);
+}
+
+/// Whether the run loop is to look around.
+#[inline(always)]
+pub fn is_to_look() -> bool {
+    let look: u32;
+    // SAFETY: as for `cpu_id`; 192 is the offset of `look`, asserted below. It changes, so this is not pure.
+    unsafe { core::arch::asm!("mov {:e}, gs:[192]", out(reg) look, options(nostack, preserves_flags, readonly)) };
+    look != 0
+}
+const _: () = assert!(core::mem::offset_of!(PerCpu, look) == 192);
+
+/// The same, and from now on not any more.
+#[inline(always)]
+pub fn take_look() -> bool {
+    let look = is_to_look();
+    if look {
+        this().look.store(0, Relaxed);
+    }
+    look
+}
+
 impl PerCpu {
     /// Takes the lowest interrupt vector that came while in ring 0.
     pub fn take_pending(&self) -> Option<u8> {
@@ -127,7 +155,12 @@ impl PerCpu {
         }
         None
     }
+    /// Whether an interrupt came while in ring 0.
+    pub fn any_pending(&self) -> bool {
+        self.pending.iter().any(|word| word.load(Relaxed) != 0)
+    }
     pub(super) fn note_pending(&self, vector: u8) {
+        self.look.store(1, Relaxed);
         self.pending[usize::from(vector >> 6)].fetch_or(1 << (vector & 63), Relaxed);
     }
 }

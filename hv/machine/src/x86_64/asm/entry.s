@@ -1,4 +1,4 @@
-# Into a guest and back: `enter_guest` is a function that returns why it came back.
+# Into a guest and back: `enter_by_sysret` and `enter_by_iret` are functions that return why it came back.
 #
 # A guest's registers live in its own memory block (`Regs` in vcpu.rs, the layout of Xen's
 # cpu_user_regs). TSS.rsp0 points at that block's end while the guest runs, so a trap from ring 3
@@ -82,10 +82,7 @@ set_guest_frame:
     mov gs:[PC_TSS_RSP0], rdi
     ret
 
-# fn enter_guest(regs: *mut Regs) -> u64
-    .global enter_guest
-    .balign 64
-enter_guest:
+    .macro ENTER_GUEST
     push rbx
     push rbp
     push r12
@@ -95,9 +92,14 @@ enter_guest:
     mov gs:[PC_HOST_RSP], rsp
     mov rsp, rdi
     POP_GPRS
-    cmp dword ptr [rsp + 4], VEC_SYSCALL
-    jne 2f
-    # sysret: rcx is rip, r11 is rflags. An rip that isn't canonical would fault in ring 0.
+    .endm
+
+# fn enter_by_sysret(regs: *mut Regs) -> u64: rcx is rip, r11 is rflags. An rip that isn't canonical would
+# fault in ring 0.
+    .global enter_by_sysret
+    .balign 64
+enter_by_sysret:
+    ENTER_GUEST
     mov rcx, [rsp + 8]
     mov r11, rcx
     shl r11, 16
@@ -110,6 +112,13 @@ enter_guest:
     sysretq
 1:  mov rcx, [rsp + R_RCX]
     mov r11, [rsp + R_R11]
+    jmp 2f
+
+# fn enter_by_iret(regs: *mut Regs) -> u64
+    .global enter_by_iret
+    .balign 64
+enter_by_iret:
+    ENTER_GUEST
 2:  add rsp, 8
     swapgs
 guest_iret:
@@ -141,11 +150,15 @@ syscall_entry:
     push r11
     push 0xe033
     push rcx
-    push 0
-    mov dword ptr [rsp + 4], VEC_SYSCALL
+    push [rip + syscall_vector]
     PUSH_GPRS
     mov eax, VEC_SYSCALL
     LEAVE_GUEST
+    .pushsection .rodata
+    .balign 8
+syscall_vector:
+    .long 0, VEC_SYSCALL                    # error code and vector
+    .popsection
 
 # syscall from 32-bit code of a guest's user (AMD)
     .global syscall32_entry
