@@ -2,6 +2,8 @@
 //! the list of CPUs.
 
 use crate::acpi::{Acpi, Memory, Polarity};
+use crate::irq::rights;
+use crate::ranges::Ranges;
 use crate::{power, time_of_day};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -22,7 +24,7 @@ impl Memory for Physical {
 pub struct Found {
     /// Local APIC ids of the CPUs, the BSP's first.
     pub cpus: Vec<u32>,
-    /// Frames of interrupt controllers: the hypervisor's own.
+    /// Frames that no domain gets: the local APICs'.
     pub kept: Vec<Range<u64>>,
 }
 
@@ -36,18 +38,20 @@ pub fn init(rsdp: Option<u64>, noreboot: bool) -> Found {
         if let Err(e) = ioapic::add(0xfec0_0000, 0) {
             log::error!("{e}");
         }
-        found.kept.push(0xfec0_0..0xfec0_1);
+        show(&[0xfec0_0]);
         time_of_day::init(0x32);
         return found;
     };
     let acpi = ACPI.call_once(|| acpi);
+    let io_apics = acpi.madt.iter().flat_map(|madt| &madt.io_apics).map(|io| u64::from(io.address));
+    let shown: Vec<u64> =
+        io_apics.chain(acpi.hpet.as_ref().map(|hpet| hpet.address)).map(|a| a >> 12).collect();
+    show(&shown);
     if let Some(madt) = &acpi.madt {
         for io in &madt.io_apics {
             if let Err(e) = ioapic::add(io.address.into(), io.gsi_base) {
                 log::error!("I/O APIC at {:#x}: {e}", io.address);
             }
-            let frame = u64::from(io.address >> 12);
-            found.kept.push(frame..frame + 1);
         }
         let others = madt.enabled_cpus().map(|c| c.apic_id).filter(|id| *id != bsp);
         found.cpus.extend(others.take(percpu::MAX_CPUS - 1));
@@ -65,11 +69,22 @@ pub fn init(rsdp: Option<u64>, noreboot: bool) -> Found {
         "ACPI at {:#x}: {} CPUs, {} I/O APICs, {} lines, S5 {}",
         acpi.rsdp,
         found.cpus.len(),
-        found.kept.len() - 1,
+        acpi.madt.as_ref().map_or(0, |madt| madt.io_apics.len()),
         ioapic::gsi_end(),
         if acpi.s5.is_some() { "known" } else { "unknown" }
     );
     found
+}
+
+/// Lets domains see these frames of the hypervisor's devices, and no more.
+fn show(frames: &[u64]) {
+    let mut set = Ranges::default();
+    for frame in frames {
+        if let Err(e) = set.add(*frame..frame + 1) {
+            log::error!("device memory at frame {frame:#x}: {e:?}");
+        }
+    }
+    rights::set_read_only(set);
 }
 
 /// The line on which an ISA interrupt arrives.

@@ -49,7 +49,7 @@ mod tests;
 pub use alloc::{Limit, MAX_ORDER};
 pub use clock::{CLOCK, MAX_CPUS, TlbClock};
 pub use desc::sanitise as sanitise_descriptor;
-pub use direct::{Rights, Store};
+pub use direct::{Device, Rights, Store};
 pub use grant::FlushDue;
 pub use handle::{Block, Frame, Held, L4, SegDesc, Shared, State, Table, Writable};
 pub use memory::Stolen;

@@ -96,6 +96,7 @@ pub fn mmu_update(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     // Bits 16 to 31: whose tables, plus one; zero is the caller.
     let tables = match a[3] as u32 >> 16 {
         0 => cur.dom.clone(),
+        id if id == u32::from(DomId::SELF.0) + 1 => return Err(Errno::ESRCH.into()),
         id => access::target(cur.dom, DomId((id - 1) as u16))?,
     };
     batch.run(cur, a, |cur, u: MmuUpdate| {

@@ -29,11 +29,13 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
         MMUEXT_PIN_L1_TABLE | MMUEXT_PIN_L2_TABLE | MMUEXT_PIN_L3_TABLE | MMUEXT_PIN_L4_TABLE => {
             let level = op.cmd - MMUEXT_PIN_L1_TABLE + 1;
             if of == cur.dom.id {
-                typed(with_rights(cur.dom, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work)))?;
+                with_rights(cur.dom, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work))?;
+            } else if matches!(of, DomId::IO | DomId::XEN) {
+                return Err(Errno::EINVAL.into());
             } else {
                 // A builder pins for the domain it builds, by that domain's own rights.
                 let d = access::target(cur.dom, of)?;
-                typed(with_rights(&d, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work)))?;
+                with_rights(&d, of, |r| frames().pin(op.mfn(), level, r, &mut cur.cx.work))?;
             }
         }
         MMUEXT_UNPIN_TABLE => typed(frames().unpin(op.mfn(), of, &mut cur.cx.work))?,
@@ -45,15 +47,19 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
             own(cur, of)?;
             let new = match op.mfn() {
                 Mfn(0) => None,
-                mfn => Some(typed(with_rights(cur.dom, of, |r| frames().get_root(mfn, r, &mut cur.cx.work)))?),
+                mfn => Some(with_rights(cur.dom, of, |r| frames().get_root(mfn, r, &mut cur.cx.work))?),
             };
             // The kernel's table is what CR3 holds: the old user table is in no CPU.
             if let Some(old) = core::mem::replace(&mut cur.cx.user_root, new) {
                 old.release(&mut cur.cx.work);
             }
         }
-        MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_INVLPG_LOCAL | MMUEXT_TLB_FLUSH_MULTI | MMUEXT_INVLPG_MULTI
-        | MMUEXT_TLB_FLUSH_ALL | MMUEXT_INVLPG_ALL => {
+        MMUEXT_TLB_FLUSH_LOCAL
+        | MMUEXT_INVLPG_LOCAL
+        | MMUEXT_TLB_FLUSH_MULTI
+        | MMUEXT_INVLPG_MULTI
+        | MMUEXT_TLB_FLUSH_ALL
+        | MMUEXT_INVLPG_ALL => {
             own(cur, of)?;
             let whom = match op.cmd {
                 MMUEXT_TLB_FLUSH_LOCAL | MMUEXT_INVLPG_LOCAL => Whom::Local,
@@ -104,7 +110,7 @@ fn own(cur: &Current<'_>, of: DomId) -> Result<(), Errno> {
 
 /// Makes `mfn` the kernel's root table. The new one is loaded before the old one is let go.
 pub fn new_base(cur: &mut Current<'_>, mfn: Mfn) -> Result<(), Stop> {
-    let new = typed(with_rights(cur.dom, cur.dom.id, |r: &Rights<'_>| frames().get_root(mfn, r, &mut cur.cx.work)))?;
+    let new = with_rights(cur.dom, cur.dom.id, |r: &Rights<'_>| frames().get_root(mfn, r, &mut cur.cx.work))?;
     let old = cur.cx.kernel_root.replace(new);
     if cur.cx.kernel_mode {
         cur.load_root();

@@ -5,6 +5,7 @@ use core::ops::Range;
 use hv_machine::x86_64::{cpu, uart};
 use shared_abi::Mfn;
 use shared_abi::errno::Errno;
+use spin::Once;
 
 /// A domain's rights to hardware.
 pub struct Rights {
@@ -14,6 +15,19 @@ pub struct Rights {
     pub memory: Ranges,
     /// Interrupts, by pirq.
     pub irqs: Ranges,
+}
+
+/// Frames of the hypervisor's own devices that a domain with the right to them may look at, not change.
+static READ_ONLY: Once<Ranges> = Once::new();
+
+/// Boot: names the frames that [`is_read_only`] knows.
+pub fn set_read_only(frames: Ranges) {
+    READ_ONLY.call_once(|| frames);
+}
+
+/// Whether any mapping of this device memory must be read-only.
+pub fn is_read_only(mfn: Mfn) -> bool {
+    READ_ONLY.get().is_some_and(|r| r.contains(mfn.0..mfn.0.saturating_add(1)))
 }
 
 /// Frames that the processor can address, memory or device.

@@ -13,9 +13,10 @@ pub mod flush;
 pub use account::Account;
 pub use descriptors::{load_gdt, load_ldt, set_gdt, set_ldt, update_descriptor};
 
-use crate::domain::Domain;
+use crate::domain::{Domain, find};
 use crate::error::Stop;
-use hv_machine::frame::{self, Frame, FrameTable, L4, Rights, SegDesc, Work, Writable};
+use crate::irq::rights;
+use hv_machine::frame::{self, Device, Frame, FrameTable, L4, Rights, SegDesc, Work, Writable};
 use shared_abi::{DomId, Mfn, errno::Errno};
 
 /// A root table that a vcpu may load.
@@ -51,12 +52,20 @@ pub fn typed<T>(r: frame::Progress<T>) -> Result<T, Stop> {
 /// Runs `f` with `dom`'s right to change its own page tables so that they map frames of `of`.
 #[inline]
 pub fn with_rights<R>(dom: &Domain, of: DomId, f: impl FnOnce(&Rights<'_>) -> R) -> R {
-    f(&Rights {
-        tables: dom.id,
-        frames: of,
-        io: &|mfn| dom.rights.lock().may_map(mfn),
-        memory_types: dom.control,
-    })
+    f(&Rights { tables: dom.id, frames: of, io: &|mfn| device(dom, of, mfn), memory_types: dom.control })
+}
+
+/// What `dom` may do with the device memory at `mfn` in the name of `of`: a domain that names another needs
+/// the right of both. None of it is the hypervisor's own to give.
+#[cold]
+fn device(dom: &Domain, of: DomId, mfn: Mfn) -> Device {
+    let own = dom.rights.lock().may_map(mfn);
+    let both = || find(of).is_some_and(|d| d.rights.lock().may_map(mfn));
+    match own && (of == dom.id || of == DomId::IO || both()) {
+        true if rights::is_read_only(mfn) => Device::ReadOnly,
+        true => Device::Granted,
+        false => Device::Refused,
+    }
 }
 
 /// A work list with a fresh budget, for operations outside a vcpu's own hypercalls.

@@ -21,8 +21,24 @@ use shared_abi::{DomId, Mfn, errno::Errno, pte};
 /// entry GLOBAL and, on RAM, memory types are cleared instead.)
 const UPPER_FORBIDDEN: u64 = pte::PWT | pte::PCD | pte::PSE | pte::GLOBAL;
 const MEMORY_TYPE: u64 = pte::PWT | pte::PCD | pte::PAT;
+/// Two entries that agree in these hold the same references, but for a write permission. (Device memory has
+/// a type, which is chosen with the reference.)
+const SAME_USE: u64 = pte::ADDR_MASK | MEMORY_TYPE;
+/// The frame that an entry names whose address is all ones: Xen's word for "none".
+const NO_FRAME: Mfn = pte::mfn(pte::ADDR_MASK);
 /// How often a swap is tried again because the processor or another vcpu changed the entry.
 const ATTEMPTS: u32 = 16;
+
+/// What a domain may do with a frame that is no RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Device {
+    /// Nothing.
+    Refused,
+    /// Map it; a writable mapping becomes a read-only one, silently, as with Xen's `mmio_ro_ranges`.
+    ReadOnly,
+    /// Map it.
+    Granted,
+}
 
 /// In whose name page tables are changed.
 #[derive(Clone, Copy)]
@@ -33,13 +49,15 @@ pub struct Rights<'a> {
     /// power.
     pub frames: DomId,
     /// Which device memory `tables` may map.
-    pub io: &'a dyn Fn(Mfn) -> bool,
+    pub io: &'a dyn Fn(Mfn) -> Device,
     /// Whether `tables` has devices, and so may ask for memory types (which RAM ignores).
     pub memory_types: bool,
 }
 
-fn no_io(_: Mfn) -> bool {
-    false
+const EBUSY: Stop = Stop::Refused(Errno::EBUSY);
+
+fn no_io(_: Mfn) -> Device {
+    Device::Refused
 }
 
 impl<'a> Rights<'a> {
@@ -81,9 +99,10 @@ impl FrameTable {
     /// translation outlives the use it was made for.
     ///
     /// # Errors
-    /// `EINVAL` for a malformed entry or one that names no frame, `EPERM` for another's frame or device
-    /// memory without permission, `EBUSY` for a frame in use as something else, `EOVERFLOW` for one with
-    /// too many references. The table is unchanged then.
+    /// As Xen's. `EINVAL` for a malformed entry, and where an entry of a higher table names what is not and
+    /// can't become a table of the level below; `EBUSY` where one of an L1 names another's frame or one in use
+    /// as something else; `EPERM` for device memory without permission. What a new table below has in it can
+    /// be refused with any of these. The table is unchanged then.
     #[inline(always)]
     pub fn update_entry(
         &self,
@@ -145,7 +164,7 @@ impl FrameTable {
                 return None;
             }
             let checked = (new | pte::USER) & !pte::GLOBAL;
-            if both && (old ^ new) & pte::ADDR_MASK == 0 && new & !old & pte::RW == 0 {
+            if both && (old ^ new) & SAME_USE == 0 && new & !old & pte::RW == 0 {
                 slot.compare_exchange(old, checked | keep, AcqRel, Acquire).ok()?;
                 if old & !new & pte::RW != 0 {
                     self.put_write(old);
@@ -198,6 +217,10 @@ impl FrameTable {
         if index >= pte::ENTRIES || is_hv_slot(level, index) {
             return Err(EINVAL);
         }
+        // Another's frames are for L1 entries only.
+        if level > 1 && rights.frames != rights.tables {
+            return Err(EINVAL);
+        }
         let slot = self.ram().entry(table, index);
         let mut old = slot.load(Acquire);
         // The entry to store, once references to what it names are taken.
@@ -209,7 +232,7 @@ impl FrameTable {
                 break;
             }
             let both = old & new & pte::PRESENT != 0;
-            let shortcut = both && taken.is_none() && (old ^ new) & pte::ADDR_MASK == 0;
+            let shortcut = both && taken.is_none() && (old ^ new) & SAME_USE == 0;
             let checked = match taken {
                 Some(checked) => checked,
                 None if new & pte::PRESENT == 0 => new,
@@ -319,16 +342,17 @@ impl FrameTable {
     #[inline]
     fn check_flags(&self, level: u32, value: u64, rights: &Rights<'_>) -> Progress<u64> {
         if level > 1 {
-            return if value & UPPER_FORBIDDEN == 0 { Ok(value | pte::USER) } else { Err(EINVAL) };
+            // An L4's entries are told as used, for the processor may use a copy of them.
+            let set = if level == 4 { pte::USER | pte::ACCESSED } else { pte::USER };
+            return if value & UPPER_FORBIDDEN == 0 { Ok(value | set) } else { Err(EINVAL) };
         }
         let mut value = (value | pte::USER) & !pte::GLOBAL;
-        if value & MEMORY_TYPE != 0 {
+        // (Who may map a device may choose.)
+        if value & MEMORY_TYPE != 0 && self.find(pte::mfn(value)).is_some() {
             if !rights.memory_types {
                 return Err(EINVAL);
             }
-            if self.find(pte::mfn(value)).is_some() {
-                value &= !MEMORY_TYPE;
-            }
+            value &= !MEMORY_TYPE;
         }
         Ok(value)
     }
@@ -350,21 +374,28 @@ impl FrameTable {
         };
         if level > 1 {
             let child = Type::table(level - 1).ok_or(EINVAL)?;
-            self.take(number, rights.tables, child, rights, work).map_err(|stop| match stop {
-                Stop::Refused(Errno::EBUSY) => EINVAL,
-                stop => stop,
-            })?;
+            self.take(number, rights.tables, child, rights, work)?;
         } else if value & pte::RW != 0 {
-            self.take(number, rights.frames, Type::Writable, rights, work)?;
+            self.take(number, rights.frames, Type::Writable, rights, work).map_err(|stop| match stop {
+                Stop::Again => stop,
+                Stop::Refused(_) => EBUSY,
+            })?;
         } else {
-            entry.get_ref(rights.frames)?;
+            entry.get_ref(rights.frames).map_err(|_| EBUSY)?;
         }
         Ok(checked)
     }
 
     #[inline(never)]
     fn take_io(&self, checked: u64, mfn: Mfn, rights: &Rights<'_>) -> Progress<u64> {
-        if (rights.io)(mfn) { Ok(checked) } else { Err(Stop::Refused(Errno::EPERM)) }
+        let checked = match (rights.io)(mfn) {
+            Device::Refused if mfn == NO_FRAME => return Err(EINVAL),
+            Device::Refused => return Err(Stop::Refused(Errno::EPERM)),
+            Device::ReadOnly => checked & !pte::RW,
+            Device::Granted => checked,
+        };
+        // Write-back is no type for a device: uncached then.
+        Ok(if checked & MEMORY_TYPE == 0 { checked | pte::PWT | pte::PCD } else { checked })
     }
 
     /// What a present entry of a checked table holds.

@@ -235,7 +235,10 @@ impl FrameTable {
         for _ in 0..PATIENCE {
             match entry.acquire(owner, want) {
                 Asked::Held => return Ok(()),
+                // A frame that is no such table, whosever it is, is as invalid as one that does not exist.
+                Asked::Refused(_) if want.level() != 0 => return Err(EINVAL),
                 Asked::Refused(refusal) => return Err(refusal.into()),
+                Asked::Locked if work.checking.contains(&mfn) && want.level() != 0 => return Err(EINVAL),
                 Asked::Locked if work.checking.contains(&mfn) => return Err(Refusal::Type.into()),
                 Asked::Locked => self.relax(),
                 Asked::Dying if work.is_done() => return Err(Stop::Again),
@@ -481,7 +484,9 @@ mod tests {
             for len in 0..20usize {
                 for budget in [0, 1, 7, 8, 9, 100] {
                     let slots: Vec<AtomicU64> = (0..len)
-                        .map(|index| AtomicU64::new(if index == present { pte::PRESENT } else { !pte::PRESENT }))
+                        .map(|index| {
+                            AtomicU64::new(if index == present { pte::PRESENT } else { !pte::PRESENT })
+                        })
                         .collect();
                     let mut work = Work::new(&table, budget);
                     let ahead = len.min(present).min(budget as usize);

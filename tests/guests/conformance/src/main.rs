@@ -7,6 +7,7 @@
 
 mod events;
 mod grants;
+mod paging;
 #[allow(unsafe_code, reason = "the raw call is what is under test")]
 mod raw;
 mod tables;
@@ -23,6 +24,7 @@ guest_kernel::main! {
         events::ask();
         grants::ask();
         tables::ask();
+        paging::ask();
         #[cfg(target_os = "none")]
         traps::ask();
         println!("answers end");

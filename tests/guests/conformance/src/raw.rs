@@ -120,3 +120,16 @@ pub fn l4_frame() -> u64 {
 pub fn l4_frame() -> u64 {
     0
 }
+
+/// The word at `address`, of a page that is mapped: this guest's tables, or one of the questions' own.
+#[cfg(target_os = "none")]
+pub fn peek(address: usize) -> u64 {
+    // SAFETY: the callers name mapped, aligned words; they are read as what a processor may change meanwhile.
+    unsafe { core::ptr::with_exposed_provenance::<u64>(address).read_volatile() }
+}
+
+/// On the host nothing is mapped there.
+#[cfg(not(target_os = "none"))]
+pub fn peek(_address: usize) -> u64 {
+    0
+}

@@ -88,7 +88,9 @@ fn xsa_212_indices_and_frames_are_bounded() {
         assert!(table.steal(named, D1).is_err());
         table.m2p_set(named, 1);
         assert_eq!(table.m2p_get(named), INVALID_M2P_ENTRY);
-        assert_eq!(update(&table, l1, 1, pte::entry(named, RO)), Err(EPERM), "{mfn:#x}");
+        // All ones is a frame's way to say none.
+        let refused = if mfn >= (1 << 40) - 1 { EINVAL } else { EPERM };
+        assert_eq!(update(&table, l1, 1, pte::entry(named, RO)), Err(refused), "{mfn:#x}");
     }
     for level in [0, 5, u32::MAX] {
         assert_eq!(table.pin(data, level, &rights, &mut work), Err(EINVAL));
@@ -227,24 +229,35 @@ fn only_permitted_device_and_foreign_memory_is_mapped() {
     let [fresh] = populate(&table, D1);
     for flags in [RO, RW] {
         assert_eq!(update(&table, l1, 1, pte::entry(device, flags)), Err(EPERM));
-        assert_eq!(update(&table, l1, 1, pte::entry(theirs, flags)), Err(EPERM));
+        assert_eq!(update(&table, l1, 1, pte::entry(theirs, flags)), Err(EBUSY));
         poke(&table, fresh, 3, pte::entry(theirs, flags));
-        assert_eq!(pin(&table, fresh, 1), Err(EPERM));
+        assert_eq!(pin(&table, fresh, 1), Err(EBUSY));
     }
     // With power over the other domain one entry may name its memory, but a table that is checked whole
     // may not.
     let mut work = work(&table);
-    let allowed = |mfn: Mfn| mfn == device;
+    let allowed = |mfn: Mfn| match mfn.0 - device.0 {
+        0 => Device::Granted,
+        2 => Device::ReadOnly,
+        _ => Device::Refused,
+    };
     let rights = Rights { tables: D1, frames: D2, io: &allowed, memory_types: true };
-    assert_eq!(table.pin(fresh, 1, &rights, &mut work), Err(EPERM));
+    assert_eq!(table.pin(fresh, 1, &rights, &mut work), Err(EBUSY));
     table.settle(&mut work).unwrap();
     let tab = table.get_table(l1, D1).unwrap();
     let mut set = |index, value| table.update_entry(&tab, index, value, Store::Set, &rights, &mut work);
     set(1, pte::entry(theirs, RW)).unwrap();
-    assert_eq!(set(2, pte::entry(data, RO)), Err(EPERM), "not its own while it acts for the other");
+    assert_eq!(set(2, pte::entry(data, RO)), Err(EBUSY), "not its own while it acts for the other");
     set(2, pte::entry(device, RW | pte::PCD)).unwrap();
     assert_eq!(set(3, pte::entry(Mfn(device.0 + 1), RW)), Err(EPERM));
     assert_eq!(peek(&table, l1, 2), pte::entry(device, RW | pte::PCD));
+    // A device is never cached as memory is, neither at once nor by a change of flags; and one that may only be
+    // looked at is never written.
+    set(2, pte::entry(device, RW)).unwrap();
+    assert_eq!(peek(&table, l1, 2), pte::entry(device, RW | pte::PCD | pte::PWT));
+    set(6, pte::entry(Mfn(device.0 + 2), RO)).unwrap();
+    set(6, pte::entry(Mfn(device.0 + 2), RW)).unwrap();
+    assert_eq!(peek(&table, l1, 6), pte::entry(Mfn(device.0 + 2), RO | pte::PCD | pte::PWT));
     // RAM is always cached as usual (XSA-402: otherwise stale lines outlive the scrubbing).
     set(4, pte::entry(theirs, RO | pte::PCD | pte::PAT)).unwrap();
     assert_eq!(peek(&table, l1, 4), pte::entry(theirs, RO));
@@ -269,7 +282,7 @@ fn a_foreign_read_only_entry_can_not_be_upgraded() {
     let mut work = work(&table);
     let rights = Rights { frames: D2, ..Rights::plain(D1) };
     table.mmu_update(l1, 8, pte::entry(theirs, RO), Store::Set, &rights, &mut work).unwrap();
-    assert_eq!(update(&table, l1, 1, pte::entry(theirs, RW)), Err(EPERM));
+    assert_eq!(update(&table, l1, 1, pte::entry(theirs, RW)), Err(EBUSY));
     assert_eq!(peek(&table, l1, 1), pte::entry(theirs, RO));
     // Down is allowed, and gives the use back.
     table.mmu_update(l1, 8, pte::entry(theirs, RW), Store::Set, &rights, &mut work).unwrap();
@@ -296,7 +309,7 @@ fn a_full_count_refuses() {
     let word = entry.word();
     assert_eq!((word.types(), word.ty(), word.owner()), (Word::MAX_TYPES, Type::Writable, D1));
     assert_eq!(table.get_writable(data, D1, &mut work).err(), Some(full));
-    assert_eq!(update(&table, l1, 1, pte::entry(data, RW)), Err(full));
+    assert_eq!(update(&table, l1, 1, pte::entry(data, RW)), Err(EBUSY));
     assert_eq!((entry.word(), peek(&table, l1, 1)), (word, 0));
     drop(last);
     entry.reset(Word(before.0 + Word::MAX_REFS - before.refs() - 1));
@@ -306,7 +319,7 @@ fn a_full_count_refuses() {
     assert_eq!(table.get(data, D1).err(), Some(full));
     assert_eq!(table.get_writable(data, D1, &mut work).err(), Some(full));
     for flags in [RO, RW] {
-        assert_eq!(update(&table, l1, 1, pte::entry(data, flags)), Err(full));
+        assert_eq!(update(&table, l1, 1, pte::entry(data, flags)), Err(EBUSY));
     }
     assert_eq!(entry.word(), word);
     drop(last);
@@ -325,7 +338,7 @@ fn a_frame_given_up_can_not_be_pinned() {
     let mut work = work(&table);
     table.disown(frame, D1, &mut work).unwrap();
     assert_eq!(table.disown(frame, D1, &mut work), Err(EINVAL));
-    assert_eq!(pin(&table, frame, 1), Err(EBUSY));
+    assert_eq!(pin(&table, frame, 1), Err(EINVAL));
     assert_eq!(table.unpin(frame, D1, &mut work), Err(EINVAL));
     update(&table, l1, 1, 0).unwrap();
     assert_eq!(table.get(frame, D1).err(), Some(EPERM), "free now");

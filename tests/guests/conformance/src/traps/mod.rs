@@ -23,6 +23,7 @@ macro_rules! run {
                 "mov rbx, r9",
                 inout("rax") rax, inout("rcx") rcx, inout("rdx") rdx,
                 out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+                out("rsi") _, out("rdi") _,
             );
         }
         (rax, rcx, rdx)
@@ -56,6 +57,7 @@ mod exceptions;
 mod modes;
 mod msr;
 mod privileged;
+mod stores;
 
 use core::fmt::Arguments;
 
@@ -70,6 +72,7 @@ pub fn ask() {
     msr::ask();
     cpuid::ask();
     modes::ask();
+    stores::ask();
 }
 
 /// Installs handlers that note.
