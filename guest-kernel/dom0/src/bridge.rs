@@ -14,7 +14,7 @@ mod tests;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use guest_kernel::net::{Frame, FrameSink, Limit, MIN_FRAME};
+use guest_kernel::net::{Checksum, Frame, FrameSink, Limit, MIN_FRAME};
 use table::Table;
 
 /// An Ethernet address.
@@ -133,7 +133,7 @@ impl Bridge {
     /// Passes on a frame that came from `from`.
     pub fn forward(&self, from: PortId, frame: Frame<'_>) {
         let now = (self.clock)();
-        let way = self.inner.borrow_mut().decide(from, frame.bytes, now);
+        let way = self.inner.borrow_mut().decide(from, frame, now);
         // Sinks are called without the bridge being borrowed: one may answer at once.
         match way {
             Way::Nowhere => {}
@@ -183,7 +183,8 @@ impl Inner {
         self.ports.iter().position(|port| port.as_ref().is_some_and(owns)).map(|at| at as u16)
     }
 
-    fn decide(&mut self, from: PortId, bytes: &[u8], now: u64) -> Way {
+    fn decide(&mut self, from: PortId, frame: Frame<'_>, now: u64) -> Way {
+        let bytes = frame.bytes;
         let Some(port) = self.port(from) else { return Way::Nowhere };
         let (Some(&to), Some(&source)) =
             (bytes.first_chunk::<6>(), bytes[6.min(bytes.len())..].first_chunk::<6>())
@@ -217,7 +218,7 @@ impl Inner {
         let port = self.port(from).expect("looked up above");
         if way == Way::Everywhere
             && let Some(storm) = &mut port.storm
-            && storm.spend(1, now).is_err()
+            && storm.spend(frames(frame), now).is_err()
         {
             port.counters.storm += 1;
             return Way::Nowhere;
@@ -227,6 +228,14 @@ impl Inner {
             _ => port.counters.forwarded += 1,
         }
         way
+    }
+}
+
+/// How many frames on a wire a frame stands for, as the storm limit counts them.
+fn frames(frame: Frame<'_>) -> u64 {
+    match frame.checksum {
+        Checksum::PerSegment(size) => frame.bytes.len().div_ceil(size.get().into()) as u64,
+        _ => 1,
     }
 }
 

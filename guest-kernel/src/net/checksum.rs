@@ -8,18 +8,21 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// Where a packet's transport segment lies.
-struct Segment {
-    start: usize,
-    end: usize,
+pub(super) struct Segment {
+    /// Offset of the IP header in the frame.
+    pub(super) network: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
     /// Offset of the checksum field in the frame.
     field: usize,
-    udp: bool,
+    pub(super) udp: bool,
+    pub(super) ipv6: bool,
     /// Sum of the pseudo-header.
     pseudo: u64,
 }
 
 /// Finds the TCP or UDP segment of a frame.
-fn locate(frame: &[u8]) -> Option<Segment> {
+pub(super) fn locate(frame: &[u8]) -> Option<Segment> {
     let mut network = 14;
     let mut ethertype = be16(frame, 12)?;
     if ethertype == 0x8100 {
@@ -56,7 +59,8 @@ fn locate(frame: &[u8]) -> Option<Segment> {
     let start = network + header;
     let length = (segment.len() as u32).to_be_bytes();
     let pseudo = sum(addresses) + sum(&length) + sum(&[0, protocol]);
-    Some(Segment { start, end: start + segment.len(), field: start + field, udp, pseudo })
+    let (end, field, ipv6) = (start + segment.len(), start + field, ethertype == 0x86dd);
+    Some(Segment { network, start, end, field, udp, ipv6, pseudo })
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -101,6 +105,13 @@ pub fn prepare(frame: &mut [u8]) -> bool {
     let value = fold(segment.pseudo);
     frame[segment.field..segment.field + 2].copy_from_slice(&value.to_ne_bytes());
     true
+}
+
+/// Computes the checksum of an IPv4 header, options included.
+pub(super) fn fill_ipv4_header(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let value = !fold(sum(header));
+    header[10..12].copy_from_slice(&value.to_ne_bytes());
 }
 
 /// Whether the frame's TCP or UDP checksum is right; true if there is none to check.

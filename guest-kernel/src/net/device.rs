@@ -3,8 +3,9 @@
 //! Transport checksums are not smoltcp's business: a received one is checked here, unless the
 //! other end vouches for it, and a sent one is left blank for whoever puts the frame on a wire.
 
-use super::{Checksum, FRAME_BUFFER, Nic, checksum};
+use super::{Checksum, FRAME_BUFFER, LARGE_FRAME, Nic, checksum};
 use alloc::boxed::Box;
+use alloc::vec;
 use smoltcp::phy::{self, Checksum as Offload, ChecksumCapabilities, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -13,7 +14,7 @@ const MTU: usize = 1514;
 
 pub(super) struct Device {
     pub(super) nic: Box<dyn Nic>,
-    received: Box<[u8; FRAME_BUFFER]>,
+    received: Box<[u8]>,
     sending: Box<[u8; FRAME_BUFFER]>,
     /// Frames dropped for a wrong checksum.
     pub(super) bad: u64,
@@ -21,7 +22,7 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn new(nic: Box<dyn Nic>) -> Self {
-        Device { nic, received: Box::new([0; _]), sending: Box::new([0; _]), bad: 0 }
+        Device { nic, received: vec![0; LARGE_FRAME].into_boxed_slice(), sending: Box::new([0; _]), bad: 0 }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Ethernet frames on their way between a network interface, a bridge and a split driver.
 
-/// The longest frame carried: 1500 bytes of payload, the Ethernet header and a VLAN tag.
+use core::num::NonZeroU16;
+
+/// The longest frame on a wire: 1500 bytes of payload, the Ethernet header and a VLAN tag.
 pub const MAX_FRAME: usize = 1518;
 /// The shortest one: an Ethernet header.
 pub const MIN_FRAME: usize = 14;
@@ -17,6 +19,9 @@ pub enum Checksum {
     /// The field holds only the pseudo-header's sum; the frame has not been on a wire, so there is
     /// nothing to check, and whoever puts it on one fills the field in.
     Blank,
+    /// As `Blank`, and the frame stands for many: its TCP payload goes out in segments of at most so
+    /// many bytes. [`Large::parse`](super::Large::parse) has found it in order.
+    PerSegment(NonZeroU16),
 }
 
 /// A whole Ethernet frame, without its frame check sequence.

@@ -9,8 +9,8 @@ use core::task::{Context, Poll};
 pub trait Nic {
     /// The interface's own address.
     fn mac(&self) -> [u8; 6];
-    /// Takes a received frame of at most [`MAX_FRAME`](super::MAX_FRAME) bytes into `to`, which
-    /// has room for one, and returns its length.
+    /// Takes a received frame into `to` and returns its length. One that stands for many
+    /// ([`LARGE_FRAME`](super::LARGE_FRAME)) is taken as well; what has no room in `to` is dropped.
     fn receive(&self, to: &mut [u8]) -> Option<(usize, Checksum)>;
     /// Whether [`send`](Self::send) would find room.
     fn can_send(&self) -> bool;

@@ -39,7 +39,7 @@ pub fn to_tx_flags(checksum: Checksum) -> u16 {
     match checksum {
         Checksum::Unknown => 0,
         Checksum::Valid => NETTXF_DATA_VALIDATED,
-        Checksum::Blank => NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED,
+        Checksum::Blank | Checksum::PerSegment(_) => NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED,
     }
 }
 
@@ -59,6 +59,6 @@ pub fn to_rx_flags(checksum: Checksum) -> u16 {
     match checksum {
         Checksum::Unknown => 0,
         Checksum::Valid => NETRXF_DATA_VALIDATED,
-        Checksum::Blank => NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED,
+        Checksum::Blank | Checksum::PerSegment(_) => NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED,
     }
 }

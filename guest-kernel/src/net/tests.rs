@@ -463,7 +463,7 @@ proptest! {
         let mut tasks = Tasks::new(seed);
         let world = World::default();
         let pages = if small { (2, 1) } else { (32, 16) };
-        let accepts = |blank| Accepts { blank_ipv4: blank, blank_ipv6: blank };
+        let accepts = |blank| Accepts { blank_ipv4: blank, blank_ipv6: blank, ..Accepts::default() };
         let (nic1, back1, across1) = guest(&world, 1, accepts(blank.0), pages, &mut tasks);
         let (nic2, back2, across2) = guest(&world, 2, accepts(blank.1), pages, &mut tasks);
         *across1.0.borrow_mut() = Some(back2.clone());

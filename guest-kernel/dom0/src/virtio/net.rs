@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use guest_kernel::executor::yield_now;
 use guest_kernel::memory::Pages;
-use guest_kernel::net::{Checksum, FRAME_BUFFER, Frame, FrameSink, MAX_FRAME, MIN_FRAME, checksum};
+use guest_kernel::net::{Checksum, FRAME_BUFFER, Frame, FrameSink, Large, MAX_FRAME, MIN_FRAME, checksum};
 use guest_kernel::share::{Doorbell, raised};
 use shared_abi::PAGE_SIZE;
 
@@ -230,6 +230,13 @@ impl<N: Doorbell, K: Doorbell> Nic<N, K> {
 /// Frames to send.
 impl<N: Doorbell, K: Doorbell> FrameSink for Nic<N, K> {
     fn frame(&self, frame: Frame<'_>) {
+        if let Checksum::PerSegment(size) = frame.checksum {
+            match Large::parse(frame.bytes, size) {
+                Some(large) => large.cut(|bytes| self.frame(Frame { bytes, checksum: Checksum::Blank })),
+                None => self.count(|c| c.dropped += 1),
+            }
+            return;
+        }
         let len = frame.bytes.len() as u64;
         match self.transmit(frame) {
             Ok(true) => self.count(|c| {

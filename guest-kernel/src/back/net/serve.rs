@@ -62,9 +62,9 @@ async fn sessions<U: Uplink + 'static>(
         .publish(&[
             ("feature-rx-copy", "1"),
             ("feature-rx-flip", "0"),
-            ("feature-sg", "0"),
-            ("feature-gso-tcpv4", "0"),
-            ("feature-gso-tcpv6", "0"),
+            ("feature-sg", "1"),
+            ("feature-gso-tcpv4", "1"),
+            ("feature-gso-tcpv6", "1"),
             ("feature-ipv6-csum-offload", "1"),
             ("feature-split-event-channels", "0"),
             ("multi-queue-max-queues", "1"),
@@ -102,9 +102,13 @@ async fn session<U: Uplink + 'static>(
     }
     let port = Port(device.read_peer("event-channel").await?);
     let bell = EventChannel::bind_interdomain(device.peer, port)?;
+    let flag = async |key: &str| device.read_peer_or(key, 0).await.map(|value| value != 0);
+    let pieces = flag("feature-sg").await?;
     let accepts = Accepts {
-        blank_ipv4: device.read_peer_or("feature-no-csum-offload", 0).await? == 0,
-        blank_ipv6: device.read_peer_or("feature-ipv6-csum-offload", 0).await? != 0,
+        blank_ipv4: !flag("feature-no-csum-offload").await?,
+        blank_ipv6: flag("feature-ipv6-csum-offload").await?,
+        large_ipv4: pieces && flag("feature-gso-tcpv4").await?,
+        large_ipv6: pieces && flag("feature-gso-tcpv6").await?,
     };
     let limit = rate(&device.read_or("rate", alloc::string::String::new()).await?);
     let backend: VirtualPort<U> = Backend::new(

@@ -1,9 +1,11 @@
 use super::*;
 use crate::fake::{Bell, Granted, Grants, Page, Peer, Rng, Tasks};
 use crate::net::protocol::{Receive, Transmit};
+use crate::net::segment::tests::tcp_frame;
 use crate::net::{Checksum, MAX_FRAME};
 use crate::ring::FrontRing;
 use crate::share::{GrantedPage, PAGE_SIZE};
+use core::num::NonZeroU16;
 use proptest::prelude::*;
 use shared_abi::GrantRef;
 use shared_abi::io::netif::*;
@@ -99,7 +101,7 @@ impl Rogue {
     }
 }
 
-const BOTH: Accepts = Accepts { blank_ipv4: true, blank_ipv6: true };
+const BOTH: Accepts = Accepts { blank_ipv4: true, blank_ipv6: true, large_ipv4: false, large_ipv6: false };
 
 fn slot(page: &Granted, offset: u16, size: u16, flags: u16, id: u16) -> NetifTxRequest {
     NetifTxRequest { gref: page.gref(), offset, flags, id, size }
@@ -153,6 +155,139 @@ fn bad_packets_are_refused_and_good_ones_beside_them_pass() {
     assert_eq!((responses[0], responses[1].1, responses[2]), ((1, -1), NETIF_RSP_NULL, (7, 0)));
     assert_eq!(rogue.seen.frames.borrow().len(), bad.len() * 2 + 1);
     assert_eq!(rogue.stopped.get(), None);
+}
+
+/// The slot that says that a packet is to be cut into segments.
+fn gso(kind: u8, size: u16) -> NetifTxRequest {
+    let mut extra = NetifExtraInfo { r#type: XEN_NETIF_EXTRA_TYPE_GSO, flags: 0, u: [0; 3] };
+    extra.set_gso(NetifExtraGso { size, r#type: kind, pad: 0, features: 0 });
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(extra.as_bytes());
+    NetifTxRequest::read_from_bytes(&bytes).expect("12 bytes")
+}
+
+/// Linux sends up to 64 KiB at once as soon as `feature-gso-tcpv4` is offered: one slot with the
+/// headers, one with what is said about segments, one for each page of data.
+#[test]
+fn a_packet_that_stands_for_many_is_taken_whole() {
+    let mut rogue = Rogue::new(BOTH);
+    for (v6, kind) in [(false, XEN_NETIF_GSO_TYPE_TCPV4), (true, XEN_NETIF_GSO_TYPE_TCPV6)] {
+        let payload: Vec<u8> = (0..60_000u32).map(|at| (at % 251) as u8).collect();
+        let frame = tcp_frame(v6, false, 0x18, 7, &payload);
+        let pages = rogue.grants.pages(16);
+        let (head, body) = frame.split_at(100);
+        pages[0].write(50, head);
+        let flags = NETTXF_MORE_DATA | NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED;
+        let mut slots =
+            vec![slot(&pages[0], 50, frame.len() as u16, flags | NETTXF_EXTRA_INFO, 0), gso(kind, 1400)];
+        for (page, chunk) in pages[1..].iter().zip(body.chunks(PAGE_SIZE)) {
+            page.write(0, chunk);
+            slots.push(slot(page, 0, chunk.len() as u16, NETTXF_MORE_DATA, slots.len() as u16));
+        }
+        slots.last_mut().expect("some").flags = 0;
+        let responses = rogue.send(&slots);
+        assert_eq!(responses.len(), slots.len());
+        assert!(responses.iter().enumerate().all(|(n, (_, status))| *status == i16::from(n == 1)));
+        let (bytes, checksum) = rogue.seen.frames.borrow_mut().pop().expect("a frame");
+        assert!(bytes == frame && checksum == Checksum::PerSegment(NonZeroU16::new(1400).expect("not 0")));
+        // What is said does not fit the bytes, or would make too many frames, or some for everybody.
+        let mut group = frame.clone();
+        group[0] |= 1;
+        for (wrong, size, first) in [
+            (3 - kind, 1400, head),
+            (kind, 0, head),
+            (kind, 100, head),
+            (9, 1400, head),
+            (kind, 1400, &group[..100]),
+        ] {
+            pages[0].write(50, first);
+            slots[1] = gso(wrong, size);
+            let responses = rogue.send(&slots);
+            assert!(
+                responses.iter().enumerate().all(|(n, (_, status))| *status == if n == 1 { 1 } else { -1 })
+            );
+        }
+        assert!(rogue.seen.frames.borrow().is_empty());
+    }
+    assert_eq!(rogue.stopped.get(), None);
+}
+
+/// To a guest that takes them whole they go whole, as soon as it has given all the pages for one; to
+/// another they go in pieces.
+#[test]
+fn a_packet_that_stands_for_many_goes_to_the_guest_as_it_takes_it() {
+    let payload: Vec<u8> = (0..20_000u32).map(|at| (at % 251) as u8).collect();
+    let frame = tcp_frame(false, false, 0x18, 7, &payload);
+    let size = NonZeroU16::new(1448).expect("not 0");
+    let large = Frame { bytes: &frame, checksum: Checksum::PerSegment(size) };
+    let small = Frame { bytes: &[9; 60], checksum: Checksum::Valid };
+
+    let mut rogue = Rogue::new(Accepts { large_ipv4: true, ..BOTH });
+    rogue.tasks.run(100);
+    let pages = rogue.grants.pages(8);
+    let give = |rogue: &mut Rogue, ids: std::ops::Range<usize>| {
+        for id in ids {
+            let request = NetifRxRequest { id: id as u16, pad: 0, gref: pages[id].gref() };
+            rogue.rx.push(&request).expect("room");
+        }
+        if rogue.rx.publish() {
+            rogue.bell.notify();
+        }
+        rogue.tasks.run(1000);
+    };
+    rogue.backend.frame(large);
+    rogue.backend.frame(small);
+    rogue.backend.flush();
+    give(&mut rogue, 0..5);
+    assert_eq!(rogue.rx.pop(), Ok(None), "five pages hold 20 KB, but the sixth slot is missing");
+    give(&mut rogue, 5..8);
+    let responses: Vec<NetifRxResponse> =
+        std::iter::from_fn(|| rogue.rx.pop().expect("sane")).map(|(_, response)| response).collect();
+    assert_eq!(responses.len(), 7);
+    assert_eq!(
+        responses[0].flags,
+        NETRXF_EXTRA_INFO | NETRXF_MORE_DATA | NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED
+    );
+    let extra = NetifExtraInfo::read_from_bytes(responses[1].as_bytes()).expect("8 bytes");
+    assert_eq!((extra.r#type, extra.flags), (XEN_NETIF_EXTRA_TYPE_GSO, 0));
+    assert_eq!((extra.gso().size, extra.gso().r#type), (1448, XEN_NETIF_GSO_TYPE_TCPV4));
+    let mut got = vec![];
+    for response in [0, 2, 3, 4, 5].map(|n| responses[n]) {
+        let mut bytes = vec![0; response.status as usize];
+        pages[usize::from(response.id)].read(0, &mut bytes);
+        got.extend_from_slice(&bytes);
+    }
+    assert!(got == frame);
+    assert_eq!([2, 3, 4, 5].map(|n| responses[n].flags), [1 << 2, 1 << 2, 1 << 2, 0]);
+    assert_eq!((responses[6].id, responses[6].status, responses[6].flags), (6, 60, NETRXF_DATA_VALIDATED));
+
+    let mut rogue = Rogue::new(BOTH);
+    rogue.tasks.run(100);
+    rogue.backend.frame(large);
+    let pages = rogue.grants.pages(16);
+    for (id, page) in pages.iter().enumerate() {
+        rogue.rx.push(&NetifRxRequest { id: id as u16, pad: 0, gref: page.gref() }).expect("room");
+    }
+    let _ = rogue.rx.publish();
+    rogue.bell.notify();
+    rogue.tasks.run(1000);
+    let lengths: Vec<i16> =
+        std::iter::from_fn(|| rogue.rx.pop().expect("sane")).map(|(_, response)| response.status).collect();
+    assert_eq!(lengths, [vec![1514; 13], vec![66 + (20_000 - 13 * 1448) as i16]].concat());
+}
+
+/// A guest that gives no pages keeps a bounded amount of dom0's memory, however long the packets.
+#[test]
+fn what_waits_for_a_guest_is_bounded_in_bytes() {
+    let frame = tcp_frame(false, false, 0x18, 7, &vec![7; 60_000]);
+    let rogue = Rogue::new(Accepts { large_ipv4: true, ..BOTH });
+    for _ in 0..100 {
+        rogue.backend.frame(Frame {
+            bytes: &frame,
+            checksum: Checksum::PerSegment(NonZeroU16::new(1448).expect("not 0")),
+        });
+    }
+    assert_eq!(rogue.backend.counters().dropped, 100 - (512 << 10) / frame.len() as u64);
 }
 
 /// XSA-39: a packet with more pieces than any honest one must not make the backend go on for ever

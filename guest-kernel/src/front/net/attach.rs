@@ -85,9 +85,9 @@ async fn connect(device: &Device, peer: &mut PeerStates, interface: &VirtualInte
             ("event-channel", &bell.port().to_string()),
             ("request-rx-copy", "1"),
             ("feature-rx-notify", "1"),
-            ("feature-sg", "0"),
-            ("feature-gso-tcpv4", "0"),
-            ("feature-gso-tcpv6", "0"),
+            ("feature-sg", "1"),
+            ("feature-gso-tcpv4", "1"),
+            ("feature-gso-tcpv6", "1"),
             ("feature-ipv6-csum-offload", "1"),
         ])
         .await?;

@@ -1,41 +1,29 @@
 //! Receiving: pages granted once lie on the ring; a frame is copied out and its page put back.
 
 use crate::net::protocol::{Receive, from_rx_flags};
-use crate::net::{Checksum, MAX_FRAME, MIN_FRAME};
+use crate::net::{Checksum, MIN_FRAME};
 use crate::ring::FrontRing;
 use crate::share::{GrantedPage, PAGE_SIZE, RingCorrupt};
 use alloc::vec;
 use alloc::vec::Vec;
 use shared_abi::io::netif::{
     NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, NetifExtraInfo, NetifRxRequest, NetifRxResponse,
-    XEN_NETIF_EXTRA_FLAG_MORE,
+    XEN_NETIF_EXTRA_FLAG_MORE, XEN_NETIF_EXTRA_TYPE_GSO,
 };
 use zerocopy::{FromBytes, IntoBytes};
-
-/// What the next response is part of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Expect {
-    /// A frame.
-    First,
-    /// The rest of a frame that is dropped, for it is in several pieces.
-    Rest,
-    /// Something about a frame; `more` pieces of the frame follow it.
-    Extra { more: bool },
-}
 
 pub(super) struct ReceiveSide<P> {
     pub(super) ring: FrontRing<Receive, P>,
     /// Which page is in each ring slot. Responses come in the slot of their request, and an extra
     /// has no id of its own.
     slots: Vec<u16>,
-    expect: Expect,
 }
 
 impl<P: GrantedPage> ReceiveSide<P> {
     /// Puts all of `pages` on the ring.
     pub(super) fn new(ring: FrontRing<Receive, P>, pages: &[P]) -> Self {
         let slots = vec![0; ring.size() as usize];
-        let mut side = ReceiveSide { ring, slots, expect: Expect::First };
+        let mut side = ReceiveSide { ring, slots };
         for id in 0..pages.len().min(side.slots.len()) {
             side.give(pages, id as u16);
         }
@@ -64,47 +52,70 @@ impl<P: GrantedPage> ReceiveSide<P> {
                 }
                 return Ok(None);
             };
-            let id = self.slots[index as usize & (self.slots.len() - 1)];
-            let taken = self.response(&response, &pages[usize::from(id)], to);
-            self.give(pages, id);
-            if let Some(taken) = taken? {
+            if let Some(taken) = self.frame(pages, index, response, to)? {
                 return Ok(Some(taken));
             }
         }
     }
 
-    fn response(
+    /// Takes a frame whose first response is `response`. It may be in several pieces, and have extras
+    /// between the first one and the others: a backend publishes them all at once. `None` if it is bad.
+    fn frame(
         &mut self,
-        response: &NetifRxResponse,
-        page: &P,
+        pages: &[P],
+        index: u32,
+        response: NetifRxResponse,
         to: &mut [u8],
     ) -> Result<Option<(usize, Checksum)>, RingCorrupt> {
-        if let Expect::Extra { more } = self.expect {
-            let extra = NetifExtraInfo::read_from_bytes(response.as_bytes()).map_err(|_| RingCorrupt)?;
-            if extra.flags & XEN_NETIF_EXTRA_FLAG_MORE == 0 {
-                self.expect = if more { Expect::Rest } else { Expect::First };
-            }
-            return Ok(None);
+        let flags = response.flags;
+        let (mut len, mut good) = (0, true);
+        self.piece(pages, index, &response, to, &mut len, &mut good)?;
+        let mut extra = flags & NETRXF_EXTRA_INFO != 0;
+        while extra {
+            // How a frame that stands for many is to be cut is nothing that its receiver needs.
+            let (index, response) = self.ring.pop()?.ok_or(RingCorrupt)?;
+            let info = NetifExtraInfo::read_from_bytes(response.as_bytes()).map_err(|_| RingCorrupt)?;
+            self.give(pages, self.page_in(index));
+            good &= info.r#type == XEN_NETIF_EXTRA_TYPE_GSO;
+            extra = info.flags & XEN_NETIF_EXTRA_FLAG_MORE != 0;
         }
-        let whole = self.expect == Expect::First;
-        let more = response.flags & NETRXF_MORE_DATA != 0;
-        let extra = whole && response.flags & NETRXF_EXTRA_INFO != 0;
-        self.expect = match (extra, more) {
-            (true, more) => Expect::Extra { more },
-            (false, true) => Expect::Rest,
-            (false, false) => Expect::First,
-        };
-        let (offset, Ok(len)) = (usize::from(response.offset), usize::try_from(response.status)) else {
-            return Ok(None);
-        };
-        if offset + len > PAGE_SIZE {
-            return Err(RingCorrupt);
+        let mut more = flags & NETRXF_MORE_DATA != 0;
+        while more {
+            let (index, response) = self.ring.pop()?.ok_or(RingCorrupt)?;
+            self.piece(pages, index, &response, to, &mut len, &mut good)?;
+            more = response.flags & NETRXF_MORE_DATA != 0;
         }
-        // Neither scatter-gather nor any extra was offered: such a frame is not for us.
-        if !whole || more || extra || !(MIN_FRAME..=MAX_FRAME.min(to.len())).contains(&len) {
-            return Ok(None);
+        Ok((good && len >= MIN_FRAME).then_some((len, from_rx_flags(flags))))
+    }
+
+    /// Appends a piece to the `len` bytes of a frame in `to`, and puts its page back on the ring.
+    fn piece(
+        &mut self,
+        pages: &[P],
+        index: u32,
+        response: &NetifRxResponse,
+        to: &mut [u8],
+        len: &mut usize,
+        good: &mut bool,
+    ) -> Result<(), RingCorrupt> {
+        let id = self.page_in(index);
+        let offset = usize::from(response.offset);
+        match usize::try_from(response.status) {
+            Ok(count) if offset + count > PAGE_SIZE => return Err(RingCorrupt),
+            Ok(count) => match to.get_mut(*len..*len + count) {
+                Some(to) => {
+                    pages[usize::from(id)].read(offset, to);
+                    *len += count;
+                }
+                None => *good = false,
+            },
+            Err(_) => *good = false,
         }
-        page.read(offset, &mut to[..len]);
-        Ok(Some((len, from_rx_flags(response.flags))))
+        self.give(pages, id);
+        Ok(())
+    }
+
+    fn page_in(&self, index: u32) -> u16 {
+        self.slots[index as usize & (self.slots.len() - 1)]
     }
 }

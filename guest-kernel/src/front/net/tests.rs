@@ -57,7 +57,7 @@ proptest! {
             let pages: (Page, Page) = (tx.memory().share(), rx.memory().share());
             let (front_bell, back_bell) = Bell::pair();
             let echo = Rc::new(Echo::default());
-            let accepts = Accepts { blank_ipv4: true, blank_ipv6: true };
+            let accepts = Accepts { blank_ipv4: true, blank_ipv6: true, ..Accepts::default() };
             let scratch = Rc::new(RefCell::new(Scratch::new()));
             let backend = Backend::new(Peer(grants.clone()), pages.0, pages.1, back_bell, echo.clone(), accepts, None, scratch);
             let backend = Rc::new(backend.expect("fresh rings"));
@@ -170,4 +170,44 @@ fn a_broken_ring_is_reported_and_a_new_connection_mends_it() {
     tasks.spawn(0, async move { raised(&*bell).await });
     tasks.run(10);
     assert_eq!(tasks.alive(0), 0, "the new backend is told of the pages on the ring");
+}
+
+/// A packet that stands for many arrives in several pages with a slot between that is no page's; one
+/// too long for the receiver is dropped, and what follows it arrives.
+#[test]
+fn a_packet_that_stands_for_many_is_put_together() {
+    use crate::net::segment::tests::tcp_frame;
+    let grants = Grants::new();
+    let nic = Rc::new(TestInterface::new([2; 6], grants.pages(20), grants.pages(2)));
+    let mut tasks = Tasks::new(3);
+    let (tx, rx) = (FrontRing::new(grants.grant()), FrontRing::new(grants.grant()));
+    let pages: (Page, Page) = (tx.memory().share(), rx.memory().share());
+    let (front_bell, back_bell) = Bell::pair();
+    let accepts = Accepts { blank_ipv4: true, large_ipv4: true, ..Accepts::default() };
+    let (sink, scratch) = (Rc::new(Echo::default()), Rc::new(RefCell::new(Scratch::new())));
+    let backend =
+        Backend::new(Peer(grants.clone()), pages.0, pages.1, back_bell, sink, accepts, None, scratch);
+    let backend = Rc::new(backend.expect("fresh rings"));
+    let running = backend.clone();
+    tasks.spawn(0, async move {
+        running.run(&NoTime).await;
+    });
+    nic.connect(tx, rx, front_bell, Offer { blank_ipv4: true, blank_ipv6: false });
+    let payload: Vec<u8> = (0..60_000u32).map(|at| (at % 253) as u8).collect();
+    let frame = tcp_frame(false, false, 0x10, 1, &payload);
+    let large = Checksum::PerSegment(core::num::NonZeroU16::new(1448).expect("not 0"));
+    for room in [65_535, 2048, 65_535] {
+        backend.frame(Frame { bytes: &frame, checksum: large });
+        backend.frame(Frame { bytes: &[5; 77], checksum: Checksum::Valid });
+        backend.flush();
+        let mut buffer = vec![0; room];
+        if room > frame.len() {
+            assert_eq!(nic.receive(&mut buffer), Some((frame.len(), Checksum::Blank)));
+            assert!(buffer[..frame.len()] == frame);
+        }
+        assert_eq!(nic.receive(&mut buffer), Some((77, Checksum::Valid)));
+        assert_eq!(nic.receive(&mut buffer), None);
+        nic.flush();
+        tasks.run(1000);
+    }
 }
