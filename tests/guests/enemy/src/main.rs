@@ -11,6 +11,8 @@
 //! | `domains` | as the control domain: creates domains until memory is out, and destroys them | `enemy done`, or `enemy wins` |
 //! | `triple` | takes an exception without a handler or a stack | the hypervisor ends it |
 //! | `spin` | never gives the processor up, with events masked | it doesn't |
+//! | `blk`, `net` | corrupts its disks' and network cards' rings, a device for each way | `enemy done` |
+//! | `bytes` | corrupts the rings to xenstore and to its console | silently, for want of a console |
 //! | `quota` | takes of xenstore all that it gets, and keeps it | it doesn't, after `enemy done` |
 //!
 //! The hardest decision is what `wild` leaves out: calls that would only end this guest (its own shutdown,
@@ -21,7 +23,11 @@
 extern crate alloc;
 
 mod domains;
+mod blk;
+mod bytes;
+mod device;
 mod exhaust;
+mod net;
 mod quota;
 mod random;
 #[allow(unsafe_code, reason = "raw calls and bad state are what is under test")]
@@ -47,10 +53,21 @@ guest_kernel::main! {
             "domains" => domains::attack(),
             "triple" => raw::triple_fault(),
             "spin" => raw::spin(),
-            "quota" => match &sys.store {
-                Some(store) => quota::attack(store).await,
-                None => return println!("enemy: needs a domain with a store"),
-            },
+            "bytes" => bytes::attack(&sys.boot).await,
+            "quota" | "blk" | "net" => {
+                let Some(store) = &sys.store else { return println!("enemy: needs a domain with a store") };
+                let result = match mode {
+                    "blk" => blk::attack(store).await,
+                    "net" => net::attack(store).await,
+                    _ => {
+                        quota::attack(store).await;
+                        Ok(())
+                    }
+                };
+                if let Err(errno) = result {
+                    return println!("enemy {mode}: {}", errno.name());
+                }
+            }
             _ => return println!("enemy: no such mode"),
         }
         println!("enemy done");

@@ -13,6 +13,8 @@ use crate::test::lab::Lab;
 
 /// One of the enemy's ways.
 pub struct Attack {
+    /// The name of its configuration.
+    pub config: &'static str,
     /// Its mode, with more words of its command line.
     pub mode: &'static str,
     /// What has to be read on the console by the end, said by the enemy or by dom0 about it.
@@ -23,25 +25,33 @@ pub struct Attack {
 
 /// All ports, grant frames and memory, twice.
 pub const EXHAUST: Attack = Attack {
+    config: "enemy",
     mode: "exhaust",
     told: &["round 0: 1020 ports, 64 grant frames, ", "round 1: 1020 ports, 64 grant frames, ", "enemy done"],
     stays: false,
 };
 /// Its own page tables.
 pub const TABLES: Attack = Attack {
+    config: "enemy",
     mode: "tables seed=1 count=100000",
     told: &["enemy tables 100000: ", "enemy done"],
     stays: false,
 };
 /// Every hypercall with random arguments.
-pub const WILD: Attack =
-    Attack { mode: "wild seed=1 count=200000", told: &["enemy wild 200000: ", "enemy done"], stays: false };
+pub const WILD: Attack = Attack {
+    config: "enemy",
+    mode: "wild seed=1 count=200000",
+    told: &["enemy wild 200000: ", "enemy done"],
+    stays: false,
+};
 /// An exception that it can't take.
-pub const TRIPLE: Attack = Attack { mode: "triple", told: &["\"enemy\" has crashed"], stays: false };
+pub const TRIPLE: Attack =
+    Attack { config: "enemy", mode: "triple", told: &["\"enemy\" has crashed"], stays: false };
 /// A processor that it never gives up.
-pub const SPIN: Attack = Attack { mode: "spin", told: &[], stays: true };
+pub const SPIN: Attack = Attack { config: "enemy", mode: "spin", told: &[], stays: true };
 /// Xenstore's quotas: each refusal names the quota, to the administrator.
 pub const QUOTA: Attack = Attack {
+    config: "enemy",
     mode: "quota",
     told: &[
         "reached its quota \"node-size\" (2048): ENOSPC",
@@ -54,6 +64,46 @@ pub const QUOTA: Attack = Attack {
         "enemy done",
     ],
     stays: true,
+};
+
+/// Its disks' rings: bad requests are answered by an error, and a ring that is broken ends its device alone.
+pub const BLK: Attack = Attack {
+    config: "enemy-devices",
+    mode: "blk",
+    told: &[
+        "a request that changes while it is read: true",
+        "an impossible number of requests: closed",
+        "a ring with an impossible index from the start: closed",
+        "the frontend has broken the ring",
+        "enemy done",
+    ],
+    stays: false,
+};
+/// Its network cards' rings.
+pub const NET: Attack = Attack {
+    config: "enemy-devices",
+    mode: "net",
+    told: &[
+        "a frame that changes while it is read: true",
+        "a frame without its end: closed",
+        "a hundred extras: closed",
+        "a card that wants pages flipped: closed",
+        "the frontend has broken a ring",
+        "enemy done",
+    ],
+    stays: false,
+};
+/// The rings to xenstore and to the console.
+pub const BYTES: Attack = Attack {
+    config: "enemy",
+    mode: "bytes",
+    told: &[
+        "ignored from now on: corrupt ring indices",
+        "enemy bytes: xenstore says that an index is wrong",
+        "corrupted its console ring and is ignored from now on",
+        "\"enemy\" has powered off",
+    ],
+    stays: false,
 };
 
 /// While the enemy attacks and afterwards `hello` answers, and the enemy's memory comes back: when it has
@@ -82,7 +132,8 @@ fn attack_on(lab: &mut Lab, built: &Built, attack: &Attack) -> Result<()> {
     machine.wait_for_prompt(PROMPT)?;
     let before = free_memory(&mut machine)?;
 
-    machine.type_line(&format!("xl create -c /etc/xen/test/enemy.cfg 'extra=\"mode={}\"'", attack.mode))?;
+    let Attack { config, mode, .. } = attack;
+    machine.type_line(&format!("xl create -c /etc/xen/test/{config}.cfg 'extra=\"mode={mode}\"'"))?;
     machine.wait_for(" seed ")?; // the enemy's first line
     curl(&machine, "hello", "/")?;
     if attack.stays {
