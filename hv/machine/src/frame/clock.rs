@@ -34,6 +34,12 @@ impl Default for TlbClock {
 }
 
 impl TlbClock {
+    /// Lets `ticks` pass, as so many flushes of other CPUs would.
+    #[cfg(test)]
+    pub(super) fn pass(&self, ticks: u32) {
+        self.tick.fetch_add(ticks, SeqCst);
+    }
+
     /// A clock without CPUs.
     pub const fn new() -> TlbClock {
         TlbClock {
@@ -90,7 +96,7 @@ impl TlbClock {
 
 /// Whether `a` is not before `b`.
 #[inline]
-pub(super) fn newer_or_same(a: u32, b: u32) -> bool {
+fn newer_or_same(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) as i32 >= 0
 }
 

@@ -154,12 +154,14 @@ impl Stolen<'_> {
         Mfn(self.mfn.into())
     }
 
-    /// Gives it back to the domain it was taken from.
+    /// Gives it back to the domain it was taken from, as it was: what type it last had tells whoever uses it
+    /// next that TLBs may still hold translations of that use.
     pub fn restore(self) {
         // The list exists: the frame was on it.
         if let Some(mut list) = self.table.list(self.owner) {
+            let entry = self.table.at(self.mfn);
             list.push_first(self.mfn);
-            self.table.at(self.mfn).reset(Word::new(self.owner, 1).with(Word::ALLOCATED));
+            entry.reset(Word::new(self.owner, 1).with_ty(entry.word().ty()).with(Word::ALLOCATED));
             core::mem::forget(self);
         }
     }

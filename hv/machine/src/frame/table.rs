@@ -5,7 +5,7 @@
 //! be declared as such ([`FrameTable::add_io`]), so a gap in the memory map can't expose the hypervisor.
 
 use super::alloc::Free;
-use super::clock::{TlbClock, newer_or_same};
+use super::clock::TlbClock;
 use super::entry::Entry;
 use super::owners::Owners;
 use super::word::Word;
@@ -206,14 +206,14 @@ impl FrameTable {
         }
     }
 
-    /// The same for several frames, in one flush.
-    pub(super) fn flush_newest(&self, mut frames: Range<u32>) {
-        let Some(first) = frames.next() else { return };
-        let newest = frames.fold(self.at(first).stamp_get(), |newest, frame| {
-            let stamp = self.at(frame).stamp_get();
-            if newer_or_same(stamp, newest) { stamp } else { newest }
-        });
-        self.flush_stale(newest);
+    /// The same for several frames, in one flush: for the stamp of the least age, since a stamp so old that
+    /// the clock came round may only look newer than it is.
+    pub(super) fn flush_newest(&self, frames: Range<u32>) {
+        let now = self.clock.now();
+        let stamps = frames.map(|frame| self.at(frame).stamp_get());
+        if let Some(newest) = stamps.min_by_key(|stamp| now.wrapping_sub(*stamp)) {
+            self.flush_stale(newest);
+        }
     }
 
     pub(super) fn relax(&self) {

@@ -362,3 +362,44 @@ fn a_full_type_count_does_not_run_into_the_type() {
     assert_eq!(entry.word(), word);
     entry.reset(before);
 }
+
+/// An exchange that could not be carried out gave back the frames it had taken as frames without a type, which
+/// says that no TLB holds a writable translation. A guest removed its mapping of a frame without a flush, let an
+/// exchange of it fail, pinned it as a page table, and went on writing to it by the translation that was left.
+#[test]
+fn a_frame_given_back_by_an_exchange_is_flushed_before_it_is_a_table() {
+    let table = machine(64);
+    let ([_, _, _, l1], data) = pinned(&table);
+    update(&table, l1, 0, 0).unwrap();
+    let removed = table.clock().now();
+    assert_eq!(table.clock().stale_cpus(removed).count(), 2);
+    table.steal(data, D1).unwrap().restore();
+    assert_eq!(table.clock().stale_cpus(removed).count(), 2);
+    pin(&table, data, 1).unwrap();
+    assert_eq!(table.clock().stale_cpus(removed).count(), 0);
+    audit(&table, &[]);
+}
+
+/// Blocks are flushed for the newest of their frames' stamps. Two stamps were compared by their distance, but a frame
+/// that nobody touched while the clock went half round looked newer than one freed just now, and old enough
+/// for no CPU to be stale: the block went out with translations to the newer frame.
+#[test]
+fn an_ancient_stamp_does_not_hide_a_new_one() {
+    for age in [200, 1 << 20, (1 << 31) - 10, (1 << 31) + 10, (1 << 31) + (1 << 30), u32::MAX - 100] {
+        let table = machine(4);
+        let blocks: [Block<'_>; 2] = core::array::from_fn(|_| table.alloc(0, Limit::Any).unwrap());
+        let both = blocks.each_ref().map(|block| table.at(block.mfn().0 as u32));
+        let [ancient, new] = both;
+        ancient.stamp_set(table.clock().now());
+        table.clock().pass(age - 100);
+        for cpu in 0..2 {
+            table.clock().end(cpu, table.clock().begin());
+        }
+        table.clock().pass(100);
+        new.stamp_set(table.clock().now());
+        let stamp = new.stamp_get();
+        let first = blocks[0].mfn().0.min(blocks[1].mfn().0) as u32;
+        table.flush_newest(first..first + 2);
+        assert_eq!(table.clock().stale_cpus(stamp).count(), 0, "{age:#x}");
+    }
+}
