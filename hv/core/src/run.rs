@@ -382,6 +382,18 @@ fn pick(c: usize) -> Pick {
     pick
 }
 
+/// Clears free memory until an interrupt comes, and waits for one when there is no more to clear. The clearing
+/// looks for interrupts every few microseconds.
+fn idle() {
+    while mm::frames().scrub() {
+        smp::poll_interrupts();
+        if percpu::this().any_pending() {
+            return;
+        }
+    }
+    smp::idle();
+}
+
 /// What every CPU does for ever.
 pub fn cpu_loop(c: usize) -> ! {
     let mut next = pick(c);
@@ -405,7 +417,7 @@ pub fn cpu_loop(c: usize) -> ! {
                 program(None);
                 if !crate::domain::lifecycle::reap() && !CPUS[c].resched.load(SeqCst) {
                     let from = clock::now();
-                    smp::idle();
+                    idle();
                     CPUS[c].idle_ns.fetch_add(clock::now() - from, Relaxed);
                 }
                 pick(c)

@@ -8,7 +8,7 @@
 //! [`Page`], which writes, comes only from a handle that proves the frame to be fit for it
 //! ([`crate::frame::Block`], `Frame<Writable>`, [`crate::frame::Shared`]).
 
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Bytes of a frame.
 pub const FRAME_BYTES: usize = 4096;
@@ -177,6 +177,14 @@ impl View<'_> {
         let from = self.ram.at(self.mfn, offset, into.len());
         // SAFETY: `at` bounds the source, `into` is ours alone.
         unsafe { copy(from, into.as_mut_ptr(), into.len()) }
+    }
+}
+
+impl View<'_> {
+    /// Whether every byte of the frame is zero.
+    pub fn is_zero(&self) -> bool {
+        let bits = |eight: &[AtomicU64]| eight.iter().fold(0, |bits, word| bits | word.load(Relaxed));
+        self.ram.entries(self.mfn).chunks_exact(8).all(|eight| bits(eight) == 0)
     }
 }
 

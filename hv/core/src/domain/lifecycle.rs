@@ -220,6 +220,9 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
         let mut cx = v.context.lock();
         let cx = &mut *cx;
         for root in [cx.kernel_root.take(), cx.user_root.take()].into_iter().flatten() {
+            // Its tables go first: what they map is then in no use, and goes without a look at each. One that
+            // is not pinned goes by itself.
+            let _ = frames().unpin(root.mfn(), dom.id, work);
             root.release(work);
         }
         // Tables that the vcpu was taking apart when it stopped hold frames too.

@@ -5,19 +5,22 @@
 //! from the highest zone that has something, which keeps low memory for those who need it. Finding a
 //! block is two bit scans.
 //!
-//! Nothing leaves here with another's bytes in it: a frame is marked dirty when it comes back and cleared
-//! when it goes out, so that memory which is never used again is never cleared.
+//! Nothing leaves here with another's bytes in it: a frame is marked dirty when it comes back, and is cleared
+//! by an idle CPU (`scrub.rs`) or, if that did not come to it, when it goes out.
 
 use super::table::{FrameTable, NONE};
 use super::word::Word;
 use super::{Block, PRIVATE};
 use crate::lock::{Mutex, rank};
+use core::ops::Range;
 use shared_abi::Mfn;
 
 /// Blocks of 2^0 to 2^18 frames (1 GiB).
 pub const MAX_ORDER: u32 = 18;
 const ORDERS: usize = MAX_ORDER as usize + 1;
 const ZONES: usize = 33;
+
+mod scrub;
 
 /// In `aux` of a free frame: it is the first of a free block, whose order is in the low bits.
 const HEAD: u32 = 1 << 31;
@@ -49,11 +52,16 @@ pub(super) struct Free {
     /// Per zone, a bit for each order that has a block.
     orders: [u32; ZONES],
     frames: u64,
+    /// Every dirty frame lies in here; what else does is of no account.
+    dirty: Range<u32>,
+    /// A CPU is clearing frames, which are in no list but count as free.
+    scrubbing: bool,
 }
 
 impl Free {
     pub(super) const fn new() -> Mutex<Free> {
-        Mutex::new(rank::FRAME_ALLOC, Free { heads: [[NONE; ORDERS]; ZONES], orders: [0; ZONES], frames: 0 })
+        let (heads, orders) = ([[NONE; ORDERS]; ZONES], [0; ZONES]);
+        Mutex::new(rank::FRAME_ALLOC, Free { heads, orders, frames: 0, dirty: 0..0, scrubbing: false })
     }
 
     fn zone(mfn: u32, order: u32) -> usize {
@@ -99,17 +107,41 @@ impl Free {
             (fitting != 0).then(|| (zone, fitting.trailing_zeros()))
         })?;
         let mfn = self.heads[zone][found as usize];
-        self.unlink(table, mfn, found);
-        // Keep the lowest part, return the upper halves: all are of the same zone.
-        for half in (order..found).rev() {
-            self.link(table, mfn + (1 << half), half);
-        }
+        self.carve(table, mfn, found, mfn, order);
         self.frames -= 1 << order;
         Some(mfn)
     }
 
-    fn give(&mut self, table: &FrameTable, mut mfn: u32, mut order: u32) {
+    /// Takes the free block of 2^`order` frames at `part` out of the one of 2^`whole` at `mfn`. The rest stays
+    /// free: all of it is of the same zone.
+    fn carve(&mut self, table: &FrameTable, mut mfn: u32, whole: u32, part: u32, order: u32) {
+        self.unlink(table, mfn, whole);
+        for half in (order..whole).rev() {
+            let upper = mfn + (1 << half);
+            if part < upper {
+                self.link(table, upper, half);
+            } else {
+                self.link(table, mfn, half);
+                mfn = upper;
+            }
+        }
+    }
+
+    /// Free frames that come back, dirty if `dirty`.
+    fn give(&mut self, table: &FrameTable, mfn: u32, order: u32, dirty: bool) {
         self.frames += 1 << order;
+        if dirty {
+            let end = mfn + (1 << order);
+            self.dirty = match self.dirty.is_empty() {
+                true => mfn..end,
+                false => self.dirty.start.min(mfn)..self.dirty.end.max(end),
+            };
+        }
+        self.put(table, mfn, order);
+    }
+
+    /// Puts a block into the lists, merged with its neighbours.
+    fn put(&mut self, table: &FrameTable, mut mfn: u32, mut order: u32) {
         while order < MAX_ORDER {
             let buddy = mfn ^ (1 << order);
             let free = table.try_at(buddy).is_some_and(|entry| entry.aux_get() & !DIRTY == HEAD | order);
@@ -122,6 +154,13 @@ impl Free {
         }
         self.link(table, mfn, order);
     }
+}
+
+/// The order of the largest block that some frames begin with.
+fn first_order(frames: &Range<u32>) -> u32 {
+    // Frame 0 stands alone: a larger block there would span zones.
+    let aligned = if frames.start == 0 { 0 } else { frames.start.trailing_zeros() };
+    (frames.end - frames.start).ilog2().min(MAX_ORDER).min(aligned)
 }
 
 impl FrameTable {
@@ -156,15 +195,25 @@ impl FrameTable {
         Some(Block::new(self, mfn, order))
     }
 
-    /// Takes back frames that nobody has a reference to.
+    /// Takes back a block that nobody has a reference to.
     pub(super) fn give_block(&self, mfn: u32, order: u32) {
-        for frame in mfn..mfn + (1 << order) {
+        self.give_run(mfn..mfn + (1 << order));
+    }
+
+    /// Takes back frames that nobody has a reference to, stamped by whoever gives them.
+    pub(super) fn give_run(&self, mut frames: Range<u32>) {
+        for frame in frames.clone() {
             let entry = self.at(frame);
             entry.reset(Word::new(PRIVATE, 0));
             entry.aux_set(DIRTY);
             self.m2p_clear(frame);
         }
-        self.free.lock().give(self, mfn, order);
+        let mut free = self.free.lock();
+        while !frames.is_empty() {
+            let order = first_order(&frames);
+            free.give(self, frames.start, order, true);
+            frames.start += 1 << order;
+        }
     }
 
     /// Boot: the frames from `from` up to, not including, `to` hold free RAM, `clean` if it is zero.
@@ -174,9 +223,7 @@ impl FrameTable {
         let mut mfn = from.0.min(self.frames()) as u32;
         let mut free = self.free.lock();
         while mfn < end {
-            // Frame 0 stands alone: a larger block there would span zones.
-            let aligned = if mfn == 0 { 0 } else { mfn.trailing_zeros() };
-            let mut order = (end - mfn).ilog2().min(MAX_ORDER).min(aligned);
+            let mut order = first_order(&(mfn..end));
             let untold = |frame: &u32| self.at(*frame).word() == super::table::UNTOLD;
             if !(mfn..mfn + (1 << order)).all(|frame| untold(&frame)) {
                 if !untold(&mfn) {
@@ -190,12 +237,12 @@ impl FrameTable {
                 entry.reset(Word::new(PRIVATE, 0));
                 entry.aux_set(if clean { 0 } else { DIRTY });
             }
-            free.give(self, mfn, order);
+            free.give(self, mfn, order, !clean);
             mfn += 1 << order;
         }
     }
 
-    /// How many frames are free.
+    /// How many frames are free. One request may yet miss the few that a CPU clears at that moment.
     pub fn free_frames(&self) -> u64 {
         self.free.lock().frames
     }

@@ -3,10 +3,15 @@
 use super::Rights;
 use super::alloc::Limit;
 use super::handle::{Block, Frame, L4};
+use super::owners::List;
 use super::table::FrameTable;
 use super::types::{EINVAL, Progress, Stop, Work};
 use super::word::{Type, Word};
+use core::ops::Range;
 use shared_abi::{DomId, Mfn, errno::Errno};
+
+/// Frames given back at a time: a domain's list is locked while they are gathered.
+const RUN: usize = 64;
 
 impl FrameTable {
     /// Gives the frames of `block` to `owner`, as its memory. `Err` gives them back if there is no memory
@@ -105,20 +110,21 @@ impl FrameTable {
         loop {
             self.settle(work)?;
             let Some(mut list) = self.list(owner) else { return Ok(()) };
+            // Most frames are data that nothing refers to any more.
+            let run = self.steal_run(&mut list, owner, work);
+            if !run.is_empty() {
+                drop(list);
+                let stamp = self.clock().now();
+                run.clone().for_each(|mfn| self.at(mfn).stamp_set(stamp));
+                self.give_run(run);
+                continue;
+            }
             let Some(mfn) = list.first() else { return Ok(()) };
             if !self.at(mfn).word().has(Word::ALLOCATED) {
                 return Ok(());
             }
             if !work.spend() {
                 return Err(Stop::Again);
-            }
-            // Most frames are data that nothing refers to any more.
-            if self.at(mfn).steal(owner).is_ok() {
-                list.unlink(mfn);
-                drop(list);
-                self.at(mfn).stamp_set(self.clock().now());
-                self.give_block(mfn, 0);
-                continue;
             }
             drop(list);
             match self.disown(Mfn(mfn.into()), owner, work) {
@@ -127,6 +133,26 @@ impl FrameTable {
                 Err(Stop::Again) => return Err(Stop::Again),
             }
         }
+    }
+
+    /// Takes frames from the head of a list as long as they lie side by side, up to [`RUN`], and nothing refers
+    /// to them.
+    fn steal_run(&self, list: &mut List<'_>, owner: DomId, work: &mut Work<'_>) -> Range<u32> {
+        let mut run = 0..0;
+        while let Some(mfn) = list.first() {
+            let longer = match run {
+                Range { start, end } if start == end => mfn..mfn + 1,
+                Range { start, end } if mfn + 1 == start => mfn..end,
+                Range { start, end } if mfn == end => start..mfn + 1,
+                _ => break,
+            };
+            if longer.len() > RUN || !work.spend() || self.at(mfn).steal(owner).is_err() {
+                break;
+            }
+            list.pop_first(mfn);
+            run = longer;
+        }
+        run
     }
 
     /// A root that is in use already, one more time.

@@ -81,6 +81,17 @@ impl List<'_> {
         self.page.store_u32(self.at + LEN, self.len() + 1);
     }
 
+    /// Takes out `mfn`, which is the first.
+    pub(super) fn pop_first(&mut self, mfn: u32) {
+        match self.table.at(mfn).next_get() {
+            NONE => self.page.store_u32(self.at + TAIL, 0),
+            next => self.table.at(next).prev_set(NONE),
+        }
+        let head = self.table.at(mfn).next_get().wrapping_add(1);
+        self.page.store_u32(self.at + HEAD, head);
+        self.page.store_u32(self.at + LEN, self.len() - 1);
+    }
+
     pub(super) fn unlink(&mut self, mfn: u32) {
         let entry = self.table.at(mfn);
         let (next, prev) = (entry.next_get(), entry.prev_get());

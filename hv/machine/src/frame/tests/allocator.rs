@@ -15,7 +15,7 @@ proptest! {
     #[test]
     fn blocks_are_apart_and_come_back_whole(
         gaps in prop::collection::vec((0u64..300, 1u64..9), 0..4),
-        ops in prop::collection::vec((0u32..6, 12u32..22, any::<prop::sample::Index>(), any::<bool>()), 1..120),
+        ops in prop::collection::vec((0u32..6, 12u32..22, any::<prop::sample::Index>(), any::<bool>(), 0usize..4), 1..120),
     ) {
         const FRAMES: u64 = 300;
         let table = FrameTable::fake(FRAMES as usize, Box::leak(Box::new(FakeCpus { flushes: 0.into() })));
@@ -29,7 +29,10 @@ proptest! {
         prop_assert_eq!(table.free_frames(), free.len() as u64);
         let all = free.clone();
         let mut blocks: Vec<Block<'_>> = Vec::new();
-        for (order, bits, which, take) in ops {
+        for (order, bits, which, take, scrubs) in ops {
+            for _ in 0..scrubs {
+                table.scrub();
+            }
             if take {
                 let limit = if bits == 21 { Limit::Any } else { Limit::AddressBits(bits) };
                 let top = if bits == 21 { FRAMES } else { 1 << (bits - 12) };
@@ -111,4 +114,29 @@ fn kept_and_private_frames_have_no_names() {
     assert!(gap.get(Mfn(1), DomId::XEN).is_ok() && gap.get(Mfn(1), D1).is_err());
     assert!(gap.get_writable(Mfn(1), DomId::XEN, &mut work).is_err());
     assert!(gap.is_io(Mfn(2)) && gap.is_io(Mfn(4)) && !gap.is_io(Mfn(0)));
+}
+
+/// Frames that came back with somebody's bytes are cleared, those in use between them are not, and what is
+/// free stays as much.
+#[test]
+fn idle_cpus_clear_what_is_free_and_nothing_else() {
+    let table = machine(64);
+    let mut blocks: Vec<_> = std::iter::from_fn(|| table.alloc(0, Limit::Any)).collect();
+    for block in &blocks {
+        block.page(0).write(0, &[0x5a; 4096]);
+    }
+    assert!(!table.scrub(), "nothing was given back");
+    let kept: Vec<_> = blocks.extract_if(.., |block| block.mfn().0 % 3 == 0).collect();
+    let given: Vec<_> = blocks.drain(..).map(|block| block.mfn().0 as u32).collect();
+    let zero = |mfn: u32| table.ram().view(mfn).is_zero();
+    assert!(!given.iter().any(|&mfn| zero(mfn)));
+    while table.scrub() {
+        assert_eq!(table.free_frames(), given.len() as u64);
+    }
+    assert!(given.iter().all(|&mfn| zero(mfn)));
+    assert!(kept.iter().all(|block| block.page(0).load_u64(0) == 0x5a5a_5a5a_5a5a_5a5a));
+    drop(kept);
+    while table.scrub() {}
+    assert!((0..64).all(zero));
+    assert!(table.alloc(5, Limit::Any).is_some(), "cleared frames join to blocks again");
 }
