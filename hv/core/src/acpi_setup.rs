@@ -105,3 +105,8 @@ pub fn isa_trigger(gsi: u32) -> Trigger {
         None => Trigger { level: false, low: false },
     }
 }
+
+/// Where the firmware says PCI configuration space is mapped.
+pub fn mmcfg() -> impl Iterator<Item = &'static crate::acpi::Segment> {
+    ACPI.get().and_then(|a| a.mcfg.as_ref()).into_iter().flat_map(|m| &m.segments)
+}

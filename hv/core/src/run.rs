@@ -162,9 +162,10 @@ pub fn change_timer<R>(v: &Vcpu, f: impl FnOnce(&mut VcpuTimer, u64) -> R) -> R 
 
 /// Raises what is due of a vcpu's timers.
 fn fire(v: &Arc<Vcpu>, dom: &Domain, now: u64, running: bool) {
-    let (virq, poll) = {
+    let (virq, poll, watch) = {
         let mut t = v.timers.lock();
-        (t.timer.expire(now, running), t.poll.take_if(|at| *at <= now).is_some())
+        let due = |at: &mut u64| *at <= now;
+        (t.timer.expire(now, running), t.poll.take_if(due).is_some(), t.watchdog.take_if(due).is_some())
     };
     if virq {
         dom.raise_virq(v.id, VIRQ_TIMER);
@@ -172,6 +173,16 @@ fn fire(v: &Arc<Vcpu>, dom: &Domain, now: u64, running: bool) {
     if poll {
         v.unblock(pause::BLOCKED);
     }
+    if watch {
+        let next = crate::domain::lifecycle::watch(dom, now);
+        v.timers.lock().watchdog = next;
+    }
+}
+
+/// Has the vcpu that runs here look at its domain's watchdogs when the next of them is due.
+pub fn set_watchdog(v: &Vcpu, at: Option<u64>) {
+    v.timers.lock().watchdog = at;
+    program(Some(v));
 }
 
 /// Fires the timers of waiting vcpus that are due on this CPU.
@@ -284,8 +295,8 @@ fn update_areas(v: &Vcpu, dom: &Domain) {
 
 // ---- the loop
 
-/// Loads a vcpu's registers into this CPU.
-fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) {
+/// Loads a vcpu's registers into this CPU. False: it has lost a data segment.
+fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     unqueue_timer(vcpu);
     vcpu.running_on.store(c as u32, SeqCst);
     vcpu.last_cpu.store(c as u32, Relaxed);
@@ -296,13 +307,14 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) {
     mm::load_gdt(cx);
     mm::load_ldt(cx);
     mm::load_root(if cx.kernel_mode { cx.kernel_root.as_ref() } else { cx.user_root.as_ref() });
-    cx.cpu.switch_in();
+    let whole = cx.cpu.switch_in();
     cpu::set_ts(cx.task_switched);
     cpu::set_guest_cr4(cx.cr4);
     cpu::set_tsc_aux(cx.tsc_aux);
     vcpu.attention.store(true, Relaxed);
     percpu::look();
     update_areas(vcpu, dom);
+    whole
 }
 
 /// Saves a vcpu's registers: it may run elsewhere once `running_on` says nobody.
@@ -348,8 +360,11 @@ fn look_around(cur: &mut Current<'_>, c: usize) -> bool {
 fn run_vcpu(vcpu: &Arc<Vcpu>, dom: &Arc<Domain>, c: usize) -> Pick {
     let mut guard = vcpu.context.lock();
     let cx = &mut *guard;
-    load(vcpu, dom, cx, c);
+    let whole = load(vcpu, dom, cx, c);
     let mut cur = Current { dom, vcpu, cx };
+    if !whole {
+        trap::lost_segments(&mut cur);
+    }
     let next = loop {
         fire(vcpu, dom, clock::now(), true);
         program(Some(vcpu));

@@ -72,11 +72,12 @@ impl Regs {
 const RFLAGS_GUEST: u64 = 0x0025_4dd5;
 const RFLAGS_FORCED: u64 = 0x202;
 
-/// The register block. A fault on the way out pushes its frame below the guest's saved rip and the
-/// stub pushes fifteen registers more: `room` takes what the slots of `regs` don't.
+/// The register block. A fault on the way out pushes its frame below the guest's saved rip, over registers that
+/// are loaded already (asm/entry.s `bad_iret`), and nothing below `regs`: no Rust runs on this stack. The word before
+/// puts the block's end on the 16-byte border that the CPU pushes from.
 #[repr(C, align(16))]
 struct Block {
-    room: [u64; 33],
+    border: u64,
     regs: Regs,
 }
 const _: () = assert!((core::mem::offset_of!(Block, regs) + size_of::<Regs>()) % 16 == 0);
@@ -125,7 +126,7 @@ impl VcpuState {
     /// `ENOMEM`.
     pub fn new() -> Result<VcpuState, Errno> {
         Ok(VcpuState {
-            block: Block { room: [0; 33], regs: Regs::default() },
+            block: Block { border: 0, regs: Regs::default() },
             fpu: FpuState::new()?,
             selectors: Selectors::default(),
             fs_base: 0,
@@ -167,24 +168,26 @@ impl VcpuState {
     }
 
     /// Loads what this vcpu has in the CPU beside the general registers. Its descriptor tables and root must be in
-    /// place before.
-    pub fn switch_in(&mut self) {
+    /// place before. False: a selector in [`VcpuState::selectors`] can't be loaded any more, and is null now.
+    #[must_use]
+    pub fn switch_in(&mut self) -> bool {
         // SAFETY: the block's end, in which this vcpu's traps are stored; the block stays where it is while the vcpu is
         // switched in, for its context is locked and lies on the heap.
         unsafe { set_guest_frame((&raw mut self.block.regs).add(1).cast()) };
         self.fpu.load();
         // SAFETY: a selector that can't be loaded faults and becomes null; ring 0 doesn't use these segments.
-        unsafe {
-            load_ds(self.selectors.ds.into());
-            load_es(self.selectors.es.into());
-            load_fs(self.selectors.fs.into());
-            load_gs(self.selectors.gs.into());
-        }
+        let refused = unsafe {
+            load_ds(self.selectors.ds.into())
+                | load_es(self.selectors.es.into())
+                | load_fs(self.selectors.fs.into())
+                | load_gs(self.selectors.gs.into())
+        };
         cpu::set_fs_base(self.fs_base);
         cpu::set_guest_gs_base(self.gs_base);
         if self.dr[5] & 0xff != 0 {
             cpu::set_debug_registers([self.dr[0], self.dr[1], self.dr[2], self.dr[3]], self.dr[5]);
         }
+        refused == 0
     }
 
     /// Saves what [`VcpuState::switch_in`] loaded.

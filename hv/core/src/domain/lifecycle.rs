@@ -13,6 +13,7 @@ use crate::emul::cpuid::Policy;
 use crate::error::Stop;
 use crate::mm::{self, Account, frames, with_rights};
 use crate::sched::{Params, Policy as _};
+use crate::time::Watchdogs;
 use crate::{event, run};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -27,7 +28,7 @@ use hv_machine::vcpu::Selectors;
 use hv_machine::x86_64::cpu::is_canonical;
 use shared_abi::arch_x86::*;
 use shared_abi::errno::Errno;
-use shared_abi::sched::SHUTDOWN_CRASH;
+use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG};
 use shared_abi::xen::VIRQ_DOM_EXC;
 use shared_abi::{DomId, GuestAddr, Mfn};
 use spin::Once;
@@ -87,6 +88,7 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         shutdown_code: AtomicI64::new(-1),
         dying: AtomicBool::new(false),
         relinquished: AtomicBool::new(false),
+        watchdogs: Mutex::new(rank::TIMER, Watchdogs::default()),
         assists: AtomicU64::new(0),
         time_offset: AtomicI64::new(0),
         e820: Mutex::new(rank::DOMAIN, ArrayVec::new()),
@@ -185,6 +187,20 @@ pub fn shut_down(dom: &Domain, reason: u32) {
     if first {
         raise_global_virq(VIRQ_DOM_EXC);
     }
+}
+
+/// A vcpu's time has come to look at the domain's watchdogs: shuts the domain down if nobody poked one of them.
+/// Otherwise, when to look again.
+pub fn watch(dom: &Domain, now: u64) -> Option<u64> {
+    let (bites, next) = {
+        let mut dogs = dom.watchdogs.lock();
+        (dogs.take_due(now), dogs.next())
+    };
+    if bites && dom.shutdown.load(SeqCst) < 0 && !dom.dying.load(SeqCst) {
+        log::warn!("d{}: its watchdog was not poked in time", dom.id);
+        shut_down(dom, SHUTDOWN_WATCHDOG);
+    }
+    next
 }
 
 /// Says the reason that the next shutdown will have (`SCHEDOP_shutdown_code`).

@@ -27,6 +27,7 @@ pub use vcpu::{Context, Vcpu};
 
 use crate::emul::cpuid::Policy;
 use crate::event;
+use crate::time::Watchdogs;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
@@ -78,6 +79,8 @@ pub struct Domain {
     pub dying: AtomicBool,
     /// Destroyed but for frames that others still map by grant.
     pub relinquished: AtomicBool,
+    /// Its watchdogs (`SCHEDOP_watchdog`).
+    pub watchdogs: Mutex<Watchdogs>,
     /// Enabled `VMASST_TYPE_*`, as bits.
     pub assists: AtomicU64,
     /// Seconds that its wall clock is ahead of UTC.

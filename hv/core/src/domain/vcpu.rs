@@ -4,6 +4,7 @@
 use super::Domain;
 use super::info::Info;
 use crate::mm::Root;
+use crate::sched::CpuSet;
 use crate::time::{Runstate, VcpuTimer};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -67,6 +68,8 @@ pub struct Vcpu {
     pub attention: AtomicBool,
     /// An NMI waits to be delivered.
     pub nmi: AtomicBool,
+    /// While it is bound to one CPU (`SCHEDOP_pin_override`): where else it may run.
+    pub affinity: Mutex<Option<CpuSet>>,
 }
 
 /// What may wake a vcpu at a certain time.
@@ -76,6 +79,8 @@ pub struct Timers {
     pub timer: VcpuTimer,
     /// When its `SCHEDOP_poll` gives up.
     pub poll: Option<u64>,
+    /// When to look at the domain's watchdogs, one of which it set.
+    pub watchdog: Option<u64>,
     /// The CPU that watches for the next deadline while it doesn't run, and that deadline.
     pub queued: Option<(usize, u64)>,
 }
@@ -83,7 +88,7 @@ pub struct Timers {
 impl Timers {
     /// The next deadline; `u64::MAX` when there is none.
     pub fn next(&self, running: bool) -> u64 {
-        self.timer.next(running).min(self.poll.unwrap_or(u64::MAX))
+        self.timer.next(running).min(self.poll.unwrap_or(u64::MAX)).min(self.watchdog.unwrap_or(u64::MAX))
     }
 }
 
@@ -99,7 +104,7 @@ pub struct Context {
     pub traps: Box<[TrapInfo; 256]>,
     /// `CALLBACKTYPE_event`.
     pub event: u64,
-    /// `CALLBACKTYPE_failsafe`: kept and told, not entered (a selector that can't be loaded becomes null here).
+    /// `CALLBACKTYPE_failsafe`.
     pub failsafe: Callback,
     /// `CALLBACKTYPE_syscall`.
     pub syscall: Callback,
@@ -249,6 +254,7 @@ impl Vcpu {
             timers: Mutex::new(rank::TIMER, Timers::default()),
             attention: AtomicBool::new(false),
             nmi: AtomicBool::new(false),
+            affinity: Mutex::new(rank::SCHED, None),
         })
     }
 }

@@ -1,12 +1,12 @@
 //! `physdev_op`: interrupts, I/O privilege and PCI devices, for a domain with hardware.
 
-use crate::access;
-use crate::domain::Current;
-use crate::error::HcResult;
+use crate::domain::{Current, Domain};
+use crate::error::{HcResult, Stop};
+use crate::{access, acpi_setup, mm};
 use crate::irq::{msi::Msi, pci::Sbdf, pirq};
 use hv_machine::guest_mem;
 use hv_machine::x86_64::ioapic::{self, Trigger};
-use shared_abi::GuestAddr;
+use shared_abi::{GuestAddr, Mfn};
 use shared_abi::errno::Errno;
 use shared_abi::physdev::*;
 
@@ -18,6 +18,17 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         PHYSDEVOP_EOI => {
             let e: PhysdevEoi = guest_mem::read(arg)?;
             pirq::eoi(dom, e.irq)?;
+            if dom.pirqs.unmasks() {
+                if let Some(port) = dom.ports.pirq_port(e.irq) {
+                    let told = dom.ports.unmask(&**dom, port)?;
+                    dom.told(port, told);
+                }
+            }
+        }
+        cmd @ (PHYSDEVOP_PIRQ_EOI_GMFN_V1 | PHYSDEVOP_PIRQ_EOI_GMFN_V2) => {
+            let g: PhysdevPirqEoiGmfn = guest_mem::read(arg)?;
+            let frame = mm::hold_writable(dom, Mfn(g.gmfn.0))?;
+            dom.pirqs.show(frame, cmd == PHYSDEVOP_PIRQ_EOI_GMFN_V1)?;
         }
         // The older form: the caller's every interrupt.
         PHYSDEVOP_IRQ_UNMASK_NOTIFY => pirq::eoi_all(dom),
@@ -54,16 +65,15 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                     pirq::setup_line(&target, gsi, None)?;
                     gsi
                 }
-                MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG => {
-                    let dev = Sbdf { bus: m.bus as u8, devfn: m.devfn as u8 };
-                    if m.r#type == MAP_PIRQ_TYPE_MSI_SEG && m.bus >> 16 != 0 {
-                        return Err(Errno::ENODEV.into());
-                    }
-                    let msi = Msi::find(dev, m.entry_nr as u32, m.table_base)?;
-                    pirq::setup_message(&target, wanted, msi)?
-                }
-                // One message for each vector would need them adjacent: a driver then takes one, or MSI-X.
-                MAP_PIRQ_TYPE_MULTI_MSI => return Err(Errno::EOPNOTSUPP.into()),
+                MAP_PIRQ_TYPE_MSI_SEG if m.bus >> 16 != 0 => return Err(Errno::ENODEV.into()),
+                MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG => message(&target, &m, wanted)?,
+                // Several messages need vectors side by side, or interrupt remapping. As Xen without the latter: one
+                // at a time, and a driver that wants more takes MSI-X.
+                MAP_PIRQ_TYPE_MULTI_MSI => match m.entry_nr {
+                    1 => message(&target, &m, wanted)?,
+                    2..=32 => return Err(Errno::EOPNOTSUPP.into()),
+                    _ => return Err(Errno::EDOM.into()),
+                },
                 _ => return Err(Errno::EINVAL.into()),
             } as i32;
             guest_mem::write(arg, &m)?;
@@ -112,9 +122,31 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         | PHYSDEVOP_PCI_DEVICE_ADD
         | PHYSDEVOP_PCI_DEVICE_REMOVE
         | PHYSDEVOP_PREPARE_MSIX
-        | PHYSDEVOP_RELEASE_MSIX
-        | PHYSDEVOP_PCI_MMCFG_RESERVED => access::control_only(dom)?,
+        | PHYSDEVOP_RELEASE_MSIX => access::control_only(dom)?,
+        // The memory-mapped way to configuration space is the caller's own affair: what the hypervisor looks at there
+        // are a device's MSI and MSI-X capabilities, which lie in the part that the ports reach. So it only has to be
+        // one that the firmware tells of.
+        PHYSDEVOP_PCI_MMCFG_RESERVED => {
+            access::control_only(dom)?;
+            let r: PhysdevPciMmcfgReserved = guest_mem::read(arg)?;
+            if r.flags & !XEN_PCI_MMCFG_RESERVED != 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            let known = acpi_setup::mmcfg().any(|s| {
+                (s.base, s.segment, s.first_bus, s.last_bus) == (r.address, r.segment, r.start_bus, r.end_bus)
+            });
+            if !known {
+                return Err(Errno::ENODEV.into());
+            }
+        }
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
+}
+
+/// Sets one message-signalled interrupt of a device up; its pirq.
+fn message(target: &Domain, m: &PhysdevMapPirq, wanted: Option<u32>) -> Result<u32, Stop> {
+    let device = Sbdf { bus: m.bus as u8, devfn: m.devfn as u8 };
+    let msi = Msi::find(device, m.entry_nr as u32, m.table_base)?;
+    Ok(pirq::setup_message(target, wanted, msi)?)
 }

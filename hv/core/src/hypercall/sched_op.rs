@@ -5,8 +5,10 @@ use crate::domain::vcpu::pause;
 use crate::domain::{Current, find, lifecycle};
 use crate::error::HcResult;
 use crate::run;
+use crate::sched::{CpuSet, Policy as _};
 use core::sync::atomic::Ordering::SeqCst;
 use hv_machine::guest_mem;
+use hv_machine::x86_64::{clock, tlb};
 use shared_abi::errno::Errno;
 use shared_abi::sched::*;
 use shared_abi::{GuestAddr, Port};
@@ -45,14 +47,52 @@ pub fn sched_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             lifecycle::shut_down(&target, s.reason);
             Ok(0)
         }
-        // A vcpu tied to one CPU for a while: the scheduler has no such thing.
+        SCHEDOP_WATCHDOG => {
+            let w: SchedWatchdog = guest_mem::read(arg)?;
+            let (set, next) = {
+                let mut dogs = cur.dom.watchdogs.lock();
+                (dogs.set(w.id, w.timeout, clock::now()), dogs.next())
+            };
+            let id = match set {
+                // Xen's answer goes through an unsigned int on its way, and comes out as 32 bits.
+                Err(Errno::ENOSPC) => Errno::ENOSPC.neg() as u32,
+                other => other?,
+            };
+            run::set_watchdog(cur.vcpu, next);
+            cur.attention();
+            Ok(id.into())
+        }
         SCHEDOP_PIN_OVERRIDE => {
             access::control_only(cur.dom)?;
-            let _: SchedPinOverride = guest_mem::read(arg)?;
-            Err(Errno::ENOSYS.into())
+            let p: SchedPinOverride = guest_mem::read(arg)?;
+            pin_override(cur, u32::try_from(p.pcpu).ok())?;
+            Ok(0)
         }
         _ => Err(Errno::ENOSYS.into()),
     }
+}
+
+/// Binds the running vcpu to one CPU, or undoes that.
+fn pin_override(cur: &Current<'_>, cpu: Option<u32>) -> Result<(), Errno> {
+    let (sched, handle) = (run::scheduler(), cur.vcpu.handle);
+    let mut saved = cur.vcpu.affinity.lock();
+    let kick = match cpu {
+        None => {
+            let before = saved.take().ok_or(Errno::EINVAL)?;
+            drop(saved);
+            sched.set_affinity(handle, before)?
+        }
+        Some(c) if c >= CpuSet::MAX || tlb::online() & 1 << c == 0 => return Err(Errno::EINVAL),
+        Some(_) if saved.is_some() => return Err(Errno::EBUSY),
+        Some(c) => {
+            *saved = Some(sched.affinity(handle)?);
+            drop(saved);
+            sched.set_affinity(handle, CpuSet::one(c))?
+        }
+    };
+    run::kick(kick);
+    cur.attention();
+    Ok(())
 }
 
 /// Unmasks upcalls and waits for one. A wake-up that comes while we decide is not lost: blocked is

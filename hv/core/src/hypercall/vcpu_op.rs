@@ -105,6 +105,10 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             if offset > 4096 - size_of::<shared_abi::xen::VcpuInfo>() || offset % 8 != 0 {
                 return Err(Errno::EINVAL.into());
             }
+            // One that runs would go on looking in the old place.
+            if !own && v.blocked.load(SeqCst) & pause::DOWN == 0 {
+                return Err(Errno::EINVAL.into());
+            }
             let frame = mm::hold_writable(cur.dom, Mfn(r.mfn.0))?;
             v.info.register(frame, offset)?;
             v.info.set_time(&run::time_info());

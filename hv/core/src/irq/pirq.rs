@@ -11,10 +11,13 @@ use crate::domain::Domain;
 use crate::domain::events::with_sides;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use hv_machine::frame::{Frame, Writable};
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::x86_64::{apic, ioapic, ioapic::Trigger};
 use shared_abi::Port;
 use shared_abi::errno::Errno;
+use spin::Once;
 
 /// Pirqs of the control domain.
 pub const CONTROL_PIRQS: u32 = 256;
@@ -34,12 +37,61 @@ struct Pirq {
 }
 
 /// A domain's pirqs that are set up.
-pub struct Pirqs(Mutex<Vec<Pirq>>);
+pub struct Pirqs {
+    all: Mutex<Vec<Pirq>>,
+    /// The frame in which the domain sees which pirqs need an EOI, one bit each.
+    shown: Once<Frame<'static, Writable>>,
+    /// An EOI unmasks the pirq's port as well.
+    unmasks: AtomicBool,
+}
 
 impl Pirqs {
     /// None.
     pub fn new() -> Pirqs {
-        Pirqs(Mutex::new(rank::IRQ, Vec::new()))
+        Pirqs { all: Mutex::new(rank::IRQ, Vec::new()), shown: Once::new(), unmasks: AtomicBool::new(false) }
+    }
+
+    /// Shows from now on in `frame` which pirqs need an EOI (`PHYSDEVOP_pirq_eoi_gmfn_v1`, which has an EOI unmask the
+    /// port, and `_v2`).
+    ///
+    /// # Errors
+    /// `EBUSY`: they are shown already.
+    pub fn show(&self, frame: Frame<'static, Writable>, unmasks: bool) -> Result<(), Errno> {
+        let all = self.all.lock();
+        if self.shown.is_completed() {
+            return Err(Errno::EBUSY);
+        }
+        self.shown.call_once(|| frame);
+        if unmasks {
+            self.unmasks.store(true, Relaxed);
+        }
+        for p in all.iter().filter(|p| p.vector.is_some()) {
+            self.mark(p, true);
+        }
+        Ok(())
+    }
+
+    /// Whether an EOI unmasks the port.
+    pub fn unmasks(&self) -> bool {
+        self.unmasks.load(Relaxed)
+    }
+
+    /// A pirq was bound or unbound.
+    fn mark(&self, p: &Pirq, bound: bool) {
+        let Some(frame) = self.shown.get() else { return };
+        let (at, bit) = ((p.number / 64) as usize * 8, 1 << (p.number % 64));
+        if bound && p.needs_eoi() {
+            frame.page().or_u64(at, bit);
+        } else {
+            frame.page().and_u64(at, !bit);
+        }
+    }
+}
+
+impl Pirq {
+    /// Whether the domain has to say when it has dealt with the device.
+    fn needs_eoi(&self) -> bool {
+        matches!(self.source, Source::Line(Trigger { level: true, .. }))
     }
 }
 
@@ -66,7 +118,7 @@ pub fn setup_line(dom: &Domain, gsi: u32, trigger: Option<Trigger>) -> Result<()
         return Err(Errno::EBUSY);
     }
     let source = Source::Line(trigger.unwrap_or_else(|| usual(gsi)));
-    let mut all = dom.pirqs.0.lock();
+    let mut all = dom.pirqs.all.lock();
     match all.iter_mut().find(|p| p.number == gsi) {
         Some(p) if p.vector.is_some() => Ok(()),
         Some(p) => {
@@ -83,7 +135,7 @@ pub fn setup_line(dom: &Domain, gsi: u32, trigger: Option<Trigger>) -> Result<()
 
 /// A free pirq above the lines.
 pub fn free_number(dom: &Domain) -> Result<u32, Errno> {
-    let all = dom.pirqs.0.lock();
+    let all = dom.pirqs.all.lock();
     let first = ioapic::gsi_end().max(16);
     (first..CONTROL_PIRQS).find(|n| all.iter().all(|p| p.number != *n)).ok_or(Errno::ENOSPC)
 }
@@ -95,7 +147,7 @@ pub fn setup_message(dom: &Domain, number: Option<u32>, msi: Msi) -> Result<u32,
         Some(n) => n,
         None => free_number(dom)?,
     };
-    let mut all = dom.pirqs.0.lock();
+    let mut all = dom.pirqs.all.lock();
     if let Some(p) = all.iter().find(|p| p.number == number) {
         return match p.source {
             Source::Message(m) if m == msi => Ok(number),
@@ -120,7 +172,7 @@ pub fn unmap(dom: &Domain, number: u32) -> Result<(), Errno> {
     if dom.ports.pirq_port(number).is_some() {
         return Err(Errno::EBUSY);
     }
-    let mut all = dom.pirqs.0.lock();
+    let mut all = dom.pirqs.all.lock();
     let i = all.iter().position(|p| p.number == number).ok_or(Errno::EINVAL)?;
     quiet(&all.swap_remove(i));
     Ok(())
@@ -140,11 +192,7 @@ fn quiet(p: &Pirq) {
 
 /// Whether a pirq needs the domain's EOI.
 pub fn needs_eoi(dom: &Domain, number: u32) -> bool {
-    dom.pirqs
-        .0
-        .lock()
-        .iter()
-        .any(|p| p.number == number && matches!(p.source, Source::Line(Trigger { level: true, .. })))
+    dom.pirqs.all.lock().iter().any(|p| p.number == number && p.needs_eoi())
 }
 
 /// `EVTCHNOP_bind_pirq`: a port for a pirq; a line is routed to this CPU and opened.
@@ -157,7 +205,7 @@ pub fn bind(dom: &Arc<Domain>, number: u32, _shareable: bool) -> Result<Port, Er
     }
     with_sides(dom, None, |s, _| {
         s.bind_pirq(number, true, || {
-            let mut all = dom.pirqs.0.lock();
+            let mut all = dom.pirqs.all.lock();
             let p = all.iter_mut().find(|p| p.number == number).ok_or(Errno::EINVAL)?;
             if let (Source::Line(t), None) = (p.source, p.vector) {
                 let v = take_vector(dom.id, number).ok_or(Errno::ENOSPC)?;
@@ -169,6 +217,7 @@ pub fn bind(dom: &Arc<Domain>, number: u32, _shareable: bool) -> Result<Port, Er
                 p.waits_for_eoi = false;
                 ioapic::mask(number, false);
             }
+            dom.pirqs.mark(p, true);
             Ok(())
         })
     })
@@ -176,8 +225,9 @@ pub fn bind(dom: &Arc<Domain>, number: u32, _shareable: bool) -> Result<Port, Er
 
 /// The port of a pirq was closed.
 pub fn unbind(dom: &Domain, number: u32) {
-    let mut all = dom.pirqs.0.lock();
+    let mut all = dom.pirqs.all.lock();
     if let Some(p) = all.iter_mut().find(|p| p.number == number) {
+        dom.pirqs.mark(p, false);
         if let Source::Line(_) = p.source {
             ioapic::mask(number, true);
             if let Some(v) = p.vector.take() {
@@ -189,7 +239,7 @@ pub fn unbind(dom: &Domain, number: u32) {
 
 /// A dying domain's pirqs go.
 pub fn unbind_all(dom: &Domain) {
-    let all = core::mem::take(&mut *dom.pirqs.0.lock());
+    let all = core::mem::take(&mut *dom.pirqs.all.lock());
     all.iter().for_each(quiet);
 }
 
@@ -199,7 +249,7 @@ pub fn follow(_dom: &Domain, _number: u32, _vcpu: u32) {}
 
 /// The domain has dealt with the device.
 pub fn eoi(dom: &Domain, number: u32) -> Result<(), Errno> {
-    let mut all = dom.pirqs.0.lock();
+    let mut all = dom.pirqs.all.lock();
     let p = all.iter_mut().find(|p| p.number == number).ok_or(Errno::EINVAL)?;
     if core::mem::take(&mut p.waits_for_eoi) {
         ioapic::mask(number, false);
@@ -209,7 +259,7 @@ pub fn eoi(dom: &Domain, number: u32) -> Result<(), Errno> {
 
 /// The domain has dealt with all its devices (`PHYSDEVOP_IRQ_UNMASK_NOTIFY`).
 pub fn eoi_all(dom: &Domain) {
-    for p in dom.pirqs.0.lock().iter_mut() {
+    for p in dom.pirqs.all.lock().iter_mut() {
         if core::mem::take(&mut p.waits_for_eoi) {
             ioapic::mask(p.number, false);
         }
@@ -219,9 +269,9 @@ pub fn eoi_all(dom: &Domain) {
 /// The interrupt of a pirq came.
 pub(super) fn arrived(dom: &Domain, number: u32) {
     {
-        let mut all = dom.pirqs.0.lock();
+        let mut all = dom.pirqs.all.lock();
         if let Some(p) = all.iter_mut().find(|p| p.number == number) {
-            if let Source::Line(Trigger { level: true, .. }) = p.source {
+            if p.needs_eoi() {
                 ioapic::mask(number, true);
                 p.waits_for_eoi = true;
             }

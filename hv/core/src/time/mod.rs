@@ -8,13 +8,16 @@
 //! | `wallclock` | the RTC's registers → seconds since 1970 |
 //! | `queue` | a CPU's pending timers, by deadline |
 //! | `vcpu_timer` | a vcpu's single-shot and periodic timers |
+//! | `watchdog` | a domain's watchdogs |
 //! | `runstate` | running, runnable, blocked, offline: how long, and the guest's copy |
 
 pub mod queue;
 pub mod runstate;
 pub mod vcpu_timer;
 pub mod wallclock;
+pub mod watchdog;
 
 pub use queue::TimerQueue;
 pub use runstate::{Runstate, State};
 pub use vcpu_timer::VcpuTimer;
+pub use watchdog::Watchdogs;

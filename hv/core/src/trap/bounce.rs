@@ -41,10 +41,10 @@ impl CannotEnter {
     }
 }
 
-const IF: u64 = 0x200;
-const IOPL: u64 = 0x3000;
-/// TF, RF, NT, VM: cleared when a handler is entered.
-const CLEARED: u64 = 0x0003_4100;
+pub(super) const IF: u64 = 0x200;
+pub(super) const IOPL: u64 = 0x3000;
+/// TF, RF, NT, VM, and AC (a kernel's accesses need no alignment): cleared when a handler is entered.
+pub(super) const CLEARED: u64 = 0x0007_4100;
 
 /// Which way into the kernel.
 struct Entry {

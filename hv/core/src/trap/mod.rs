@@ -2,6 +2,7 @@
 
 pub mod bounce;
 mod emulate;
+mod failsafe;
 mod page_fault;
 
 use crate::domain::Current;
@@ -121,6 +122,14 @@ fn after(cur: &mut Current<'_>, out: Outcome, vector: u8, error: Option<u32>) ->
             None => bounce::exception(cur, e.vector, e.error_code),
         },
         Outcome::Unhandled => bounce::exception(cur, vector, error),
+    }
+}
+
+/// A selector of the vcpu that was just loaded is gone: tells its kernel.
+#[cold]
+pub fn lost_segments(cur: &mut Current<'_>) {
+    if let Err(why) = failsafe::enter(cur) {
+        cur.crash(why.why());
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod events;
 mod grants;
+mod hardware;
 mod paging;
 #[allow(unsafe_code, reason = "the raw call is what is under test")]
 mod raw;
@@ -25,6 +26,7 @@ guest_kernel::main! {
         grants::ask();
         tables::ask();
         paging::ask();
+        hardware::ask();
         #[cfg(target_os = "none")]
         traps::ask();
         println!("answers end");

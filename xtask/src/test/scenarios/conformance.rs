@@ -27,9 +27,15 @@ pub fn answers_are_xens_on_max(lab: &mut Lab) -> Result<()> {
 
 fn compare(lab: &mut Lab, cpu: &str) -> Result<()> {
     let on_oxen = kit::with_dom0(kit::built()?, GUEST)?;
-    let ours = answers(lab.boot(&Options { cpu, ..Options::direct(&on_oxen) })?)?;
+    // Two vcpus, of which the second begins when some questions are about it.
+    let mut boot = |built: &build::Built| {
+        let mut options = Options { cpu, smp: 2, ..Options::direct(built) };
+        options.content.hypervisor_args += " dom0_max_vcpus=2";
+        lab.boot(&options)
+    };
+    let ours = answers(boot(&on_oxen)?)?;
     let on_xen = build::Built { hypervisor: peer::xen()?, ..on_oxen };
-    let xens = answers(lab.boot(&Options { cpu, ..Options::direct(&on_xen) })?)?;
+    let xens = answers(boot(&on_xen)?)?;
 
     let file = paths::root().join("tests/guests").join(GUEST).join("differences.txt");
     let text = String::from_utf8(cmd::read(&file)?)?;

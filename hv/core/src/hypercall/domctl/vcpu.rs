@@ -155,6 +155,10 @@ pub(super) fn affinity(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
         return Err(Errno::EINVAL.into());
     }
     let online = tlb::online();
+    // While it is bound to a CPU for its own work, nobody else says where it runs.
+    if op.cmd == XEN_DOMCTL_SETVCPUAFFINITY && v.affinity.lock().is_some() {
+        return Err(Errno::EBUSY.into());
+    }
     if op.cmd == XEN_DOMCTL_SETVCPUAFFINITY && a.flags & XEN_VCPUAFFINITY_HARD != 0 {
         let kick = run::scheduler().set_affinity(v.handle, CpuSet(read_map(&a.cpumap_hard)?))?;
         run::kick(kick);

@@ -5,8 +5,10 @@
 # stores its frame there by itself; the stubs push the rest, go back to the run loop's stack, and
 # return the vector. The hypervisor runs with interrupts off, so a trap from ring 0 is one of:
 #  - an interrupt taken in `idle_wait`: noted in the per-CPU block, handled by the run loop;
-#  - a fault at an address listed in .ex_table (guest memory access, iretq, segment loads):
-#    continued at its fixup;
+#  - a fault at an address listed in .ex_table (guest memory access, segment loads): continued at its
+#    fixup;
+#  - a fault of the iretq into a guest: its frame lies in the guest's block, where there is no room for
+#    Rust's, so it is told apart here;
 #  - a bug: `host_trap` reports it and stops the machine.
 #
 # GS: in the hypervisor it is the per-CPU block (offsets below, asserted in percpu.rs).
@@ -123,7 +125,6 @@ enter_by_iret:
     swapgs
 guest_iret:
     iretq
-    EX_TABLE guest_iret, bad_iret
 
 # The guest's iret frame was refused (its cs, ss or rip). GS is the guest's here and the frame
 # still stands above; only the slots below rip were overwritten by the fault's own frame, whose
@@ -211,6 +212,11 @@ trap_common:
     LEAVE_GUEST
 
 host_common:
+    push rax
+    lea rax, [rip + guest_iret]
+    cmp rax, [rsp + 16]                     # rip, above rax, error_code and vector
+    pop rax
+    je bad_iret
     PUSH_GPRS
     mov rdi, rsp
     cld

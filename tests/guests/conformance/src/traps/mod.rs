@@ -57,6 +57,7 @@ mod exceptions;
 mod modes;
 mod msr;
 mod privileged;
+mod segments;
 mod stores;
 
 use core::fmt::Arguments;
@@ -73,6 +74,7 @@ pub fn ask() {
     cpuid::ask();
     modes::ask();
     stores::ask();
+    segments::ask();
 }
 
 /// Installs handlers that note.
