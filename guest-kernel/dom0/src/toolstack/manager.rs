@@ -30,6 +30,8 @@ const POLL: Duration = Duration::from_millis(10);
 const CONFIGS: &str = "etc/xen/";
 /// Where configurations lie that are started with dom0.
 pub const AUTOSTART: &str = "etc/xen/auto/";
+/// libxl's LIBXL_MIN_DOM0_MEM.
+const DOM0_LEAST_KIB: u64 = 128 << 10;
 /// A domain that ends sooner than this after its start is not restarted at once.
 const QUICK_NS: u64 = 2_000_000_000;
 
@@ -141,7 +143,7 @@ impl<H: Hypervisor> Manager<H> {
     }
 
     fn create_as(&self, config: DomainConfig, uuid: [u8; 16], paused: bool) -> Result<DomId, String> {
-        if let Some(other) = self.find(&config.name).filter(|_| config.name.parse::<u16>().is_err()) {
+        if let Some(other) = self.find(&config.name) {
             return Err(format!("a domain named \"{}\" is running already, as {}", config.name, other.0));
         }
         let read =
@@ -225,6 +227,11 @@ impl<H: Hypervisor> Manager<H> {
 
     /// Sets how much memory a domain is to have, and lets it have no more.
     pub fn set_memory(&self, domain: DomId, kib: u64) -> Result<(), String> {
+        if domain.0 == 0 && kib < DOM0_LEAST_KIB {
+            return Err(format!(
+                "memory target {kib} KiB for dom0 is below the minimum of {DOM0_LEAST_KIB} KiB"
+            ));
+        }
         let home = format!("/local/domain/{}/memory", domain.0);
         let max: Option<u64> =
             self.store.read_text(&format!("{home}/static-max")).and_then(|text| text.parse().ok());

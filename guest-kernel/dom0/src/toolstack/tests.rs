@@ -256,6 +256,7 @@ fn the_shell_prints_what_xl_prints() {
     assert_eq!(run(&shell, "mem-set web 4m"), "");
     assert_eq!(bench.store.read_text("/local/domain/1/memory/target").as_deref(), Some("4096"));
     assert!(run(&shell, "mem-set web 9").contains("maximum of 8192 KiB"));
+    assert!(run(&shell, "mem-set 0 100").contains("below the minimum"));
     assert_eq!(run(&shell, "sched-credit2 -d web -c 30"), "");
     assert!(run(&shell, "sched-credit2").ends_with("web                                  1    512   30\n"));
     assert_eq!(run(&shell, "pause web"), "");
@@ -268,6 +269,12 @@ fn the_shell_prints_what_xl_prints() {
     );
     assert_eq!(run(&shell, "destroy nobody"), "nobody is an invalid domain identifier (rc=-6)\n");
     assert!(run(&shell, "list -x").starts_with("option `x' not supported."));
+    assert!(run(&shell, "sched-credit2 --domain").starts_with("option `--domain' needs a value."));
+    for asked in ["xl destroy --help", "xl help destroy", "dest -h web"] {
+        assert!(run(&shell, asked).starts_with("Usage: xl destroy [options] <Domain>"), "{asked}");
+    }
+    assert_eq!(run(&shell, "list 'x --json"), "{\"error\":\"a quote is not closed\"}\n");
+    assert!(run(&shell, "xl").starts_with("Usage xl <subcommand>") && run(&shell, "").is_empty());
     assert_eq!(run(&shell, "create web 'name=\"other\"' memory=9"), "Parsing config from web\n");
     assert!(
         run(&shell, "list other")

@@ -183,6 +183,9 @@ impl DomainConfig {
         {
             return Err(keys.error("name", "a name has 1 to 64 characters, none of them '/'"));
         }
+        if name.parse::<u64>().is_ok() {
+            return Err(keys.error("name", "a name that is a number would be taken for a domain's id"));
+        }
         let cmdline = keys.cmdline()?;
         let memory = keys.number("memory", 1, 1 << 24)?.ok_or_else(|| missing("memory"))?;
         let maxmem = keys.number("maxmem", 1, 1 << 24)?.unwrap_or(memory);
@@ -467,6 +470,10 @@ vnc = 1
         assert_eq!(error("disk = [ 'a,xvda',\n 'b,xvd' ]"), "line 5, column 2: unknown disk format \"xvd\"");
         assert_eq!(error("disk = ['a,xvda','b,xvda']"), "line 4, column 8: two disks are \"xvda\"");
         assert_eq!(error("vif = 'x'"), "line 4, column 7: \"vif\" takes a list of strings");
+        assert_eq!(
+            error("name = '12'"),
+            "line 4, column 8: a name that is a number would be taken for a domain's id"
+        );
         assert_eq!(error("maxmem = 4"), "line 4, column 10: maxmem is less than memory (8)");
         assert_eq!(
             error("on_crash = 'explode'"),

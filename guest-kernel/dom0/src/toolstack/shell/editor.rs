@@ -1,10 +1,16 @@
 //! The line editor: keys in, what the terminal is to show out. Pure: no console, no commands.
+//!
+//! A serial line does not tell the terminal's width. A line that is longer than the narrowest usual one is
+//! shown in part, the part with the cursor: one that wraps could not be drawn again.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 const LINE_MAX: usize = 1024;
+/// Columns used of the terminal: 80 are usual, and in the last one some terminals wrap.
+const WIDTH: usize = 79;
+const BELL: u8 = 7;
 const HISTORY_MAX: usize = 200;
 
 /// Something that the editor cannot settle itself.
@@ -57,13 +63,26 @@ impl Editor {
 
     /// Draws prompt and line.
     pub fn show(&self, out: &mut Vec<u8>) {
+        let (part, cursor) = self.visible();
         out.push(b'\r');
         out.extend(self.prompt.as_bytes());
-        out.extend(&self.line);
+        out.extend(part);
         out.extend(b"\x1b[K");
-        for _ in self.cursor..self.line.len() {
+        for _ in cursor..part.len() {
             out.push(8);
         }
+    }
+
+    /// Columns for the line itself.
+    fn room(&self) -> usize {
+        WIDTH - self.prompt.len()
+    }
+
+    /// The part of the line that is shown, and the cursor's place in it.
+    fn visible(&self) -> (&[u8], usize) {
+        let start = self.cursor.saturating_sub(self.room());
+        let end = self.line.len().min(start + self.room());
+        (&self.line[start..end], self.cursor - start)
     }
 
     /// Takes one byte from the terminal.
@@ -101,8 +120,10 @@ impl Editor {
             b' '..=b'~' if self.line.len() < LINE_MAX => {
                 self.line.insert(self.cursor, byte);
                 self.cursor += 1;
-                if self.cursor == self.line.len() { out.push(byte) } else { self.show(out) }
+                let fits = self.line.len() <= self.room();
+                if fits && self.cursor == self.line.len() { out.push(byte) } else { self.show(out) }
             }
+            b' '..=b'~' => out.push(BELL),
             _ => {
                 if byte == 3 {
                     out.extend(b"^C\r\n");
@@ -290,7 +311,7 @@ mod tests {
     proptest! {
         /// Any bytes: no panic, and what a terminal shows last is the line, the cursor where it belongs.
         #[test]
-        fn the_screen_shows_the_line(keys in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x1b), Just(b'['), 0u8..32], 0..80)) {
+        fn the_screen_shows_the_line(keys in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x1b), Just(b'['), 0u8..32, b'a'..b'z'], 0..400)) {
             let (mut editor, mut out) = (Editor::new("> "), Vec::new());
             for key in keys {
                 if let Some(Event::Complete(_)) = editor.feed(key, &mut out) {
@@ -310,8 +331,11 @@ mod tests {
                     byte => { screen.resize(screen.len().max(column + 1), 0); screen[column] = byte; column += 1; }
                 }
             }
-            prop_assert_eq!(&screen[2..], &editor.line[..]);
-            prop_assert_eq!(column, 2 + editor.cursor);
+            let start = editor.cursor.saturating_sub(WIDTH - 2);
+            let end = editor.line.len().min(start + WIDTH - 2);
+            prop_assert_eq!(&screen[2..], &editor.line[start..end]);
+            prop_assert_eq!(column, 2 + editor.cursor - start);
+            prop_assert!(screen.len() <= WIDTH);
         }
     }
 }

@@ -92,6 +92,12 @@ fn words(line: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
+/// An error as it is printed.
+fn told(error: &str, json: bool) -> String {
+    let error = error.trim_end();
+    if json { format!("{}\n", json!({ "error": error })) } else { format!("{error}\n") }
+}
+
 fn errno(what: &str) -> impl Fn(Errno) -> String {
     let what = what.to_string();
     move |errno| format!("{what}: {}", errno.name())
@@ -102,13 +108,16 @@ impl<H: Hypervisor> Shell<H> {
     pub async fn run(&self, line: &str) -> (bool, String, Option<DomId>) {
         let words = match words(line) {
             Ok(words) => words,
-            Err(error) => return (false, format!("{error}\n"), None),
+            Err(error) => return (false, told(&error, line.contains("--json")), None),
         };
         let json = words.iter().any(|word| word == "--json");
         let mut words: Vec<&str> =
             words.iter().map(String::as_str).filter(|word| *word != "--json").collect();
         if words.first() == Some(&"xl") {
-            words.remove(0);
+            words[0] = "help"; // `xl` alone
+            if words.len() > 1 {
+                words.remove(0);
+            }
         }
         if words.is_empty() {
             return (true, String::new(), None);
@@ -116,8 +125,7 @@ impl<H: Hypervisor> Shell<H> {
         match self.dispatch(&words).await {
             Ok(answer) if json => (true, format!("{}\n", answer.json), answer.attach),
             Ok(answer) => (true, answer.text, answer.attach),
-            Err(error) if json => (false, format!("{}\n", json!({ "error": error.trim_end() })), None),
-            Err(error) => (false, format!("{}\n", error.trim_end()), None),
+            Err(error) => (false, told(&error, json), None),
         }
     }
 
@@ -129,6 +137,9 @@ impl<H: Hypervisor> Shell<H> {
                 help::near(words[0])
             ));
         };
+        if words[1..].iter().any(|word| ["-h", "--help"].contains(word)) {
+            return help::help(Some(command.name));
+        }
         let args = parse(command, words)?;
         match command.name {
             "create" => self.create(&args),
@@ -192,7 +203,7 @@ impl<H: Hypervisor> Shell<H> {
 
 /// Takes options out of the words and checks both against the command's table entry.
 fn parse<'a>(command: &help::Command, words: &[&'a str]) -> Result<Args<'a>, String> {
-    let mut args = Args { command: words[0], options: Vec::new(), words: Vec::new() };
+    let mut args = Args { command: command.name, options: Vec::new(), words: Vec::new() };
     let mut rest = words[1..].iter().copied();
     while let Some(word) = rest.next() {
         if let Some(long) = word.strip_prefix("--").filter(|long| !long.is_empty()) {
@@ -201,7 +212,12 @@ fn parse<'a>(command: &help::Command, words: &[&'a str]) -> Result<Args<'a>, Str
             let known = command.options.iter().find(|option| option.long == name);
             let option =
                 known.ok_or_else(|| format!("option `--{name}' not supported.\n\n{}", command.usage()))?;
-            let value = if option.takes_value { value.or_else(|| rest.next()) } else { None };
+            let value = if option.takes_value {
+                let needs = || format!("option `--{name}' needs a value.\n\n{}", command.usage());
+                Some(value.or_else(|| rest.next()).ok_or_else(needs)?)
+            } else {
+                None
+            };
             args.options.push((option.short, value));
         } else if let Some(shorts) = word.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
             for (at, short) in shorts.char_indices() {

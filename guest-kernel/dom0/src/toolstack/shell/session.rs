@@ -8,6 +8,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::pin::pin;
 use guest_kernel::console;
 use guest_kernel::executor::{Either, Notify, select};
 use shared_abi::DomId;
@@ -39,76 +40,99 @@ impl Notices {
 
 /// Ctrl-], which leaves an attached console.
 const DETACH: u8 = 0x1d;
+/// Ctrl-C, which gives up a command that takes its time.
+const INTERRUPT: u8 = 3;
+
+/// The keys that were pressed and not yet used: a pasted text goes on after the command in it.
+#[derive(Default)]
+struct Keyboard {
+    ahead: VecDeque<u8>,
+}
+
+impl Keyboard {
+    /// Waits for a key, and takes all that are there. Dropped before, it has taken none.
+    async fn wait(&mut self) {
+        let mut keys = [0; 64];
+        let count = console::read(&mut keys).await;
+        self.ahead.extend(&keys[..count]);
+    }
+
+    /// Takes the keys up to the first `last`, and that one too; true if it was among them.
+    fn take_until(&mut self, last: u8) -> (Vec<u8>, bool) {
+        let at = self.ahead.iter().position(|key| *key == last);
+        let taken: Vec<u8> = self.ahead.drain(..at.unwrap_or(self.ahead.len())).collect();
+        self.ahead.pop_front();
+        (taken, at.is_some())
+    }
+}
 
 /// Serves the console: runs for good.
 pub async fn run<H: Hypervisor>(shell: &Shell<H>, consoles: &Consoles, notices: &Notices) {
     let mut editor = Editor::new("oxen# ");
-    let mut keys = [0; 64];
+    let mut keyboard = Keyboard::default();
+    let mut out = Vec::new();
+    editor.show(&mut out);
     loop {
-        show(&editor);
-        loop {
-            let count = match select(console::read(&mut keys), notices.next()).await {
-                Either::Left(count) => count,
-                Either::Right(line) => {
-                    console::write(b"\r\x1b[K");
-                    console::write(line.as_bytes());
-                    console::write(b"\n");
-                    show(&editor);
-                    continue;
+        console::write(&core::mem::take(&mut out));
+        if let Either::Right(line) = select(keyboard.wait(), notices.next()).await {
+            out.extend(b"\r\x1b[K");
+            out.extend(line.as_bytes());
+            out.extend(b"\r\n");
+            editor.show(&mut out);
+        }
+        while let Some(key) = keyboard.ahead.pop_front() {
+            match editor.feed(key, &mut out) {
+                Some(Event::Line(line)) => {
+                    console::write(&core::mem::take(&mut out));
+                    command(shell, &line, consoles, &mut keyboard).await;
+                    editor.show(&mut out);
                 }
-            };
-            let mut out = Vec::new();
-            let mut prompt_again = false;
-            for key in &keys[..count] {
-                match editor.feed(*key, &mut out) {
-                    Some(Event::Line(line)) => {
-                        console::write(&core::mem::take(&mut out));
-                        let (_, text, attach) = shell.run(&line).await;
-                        console::write(text.as_bytes());
-                        if let Some(domain) = attach {
-                            attached(consoles, domain).await;
-                        }
-                        prompt_again = true;
-                    }
-                    Some(Event::Complete(line)) => editor.complete(&shell.candidates(&line), &mut out),
-                    None => {}
-                }
-            }
-            console::write(&out);
-            if prompt_again {
-                break;
+                Some(Event::Complete(line)) => editor.complete(&shell.candidates(&line), &mut out),
+                None => {}
             }
         }
     }
 }
 
-fn show(editor: &Editor) {
-    let mut out = Vec::new();
-    editor.show(&mut out);
-    console::write(&out);
+/// Runs a line. Ctrl-C leaves a command that waits; what it has begun stays begun.
+async fn command<H: Hypervisor>(shell: &Shell<H>, line: &str, consoles: &Consoles, keyboard: &mut Keyboard) {
+    let mut running = pin!(shell.run(line));
+    let (_, text, attach) = loop {
+        match select(running.as_mut(), keyboard.wait()).await {
+            Either::Left(answer) => break answer,
+            Either::Right(()) if keyboard.ahead.contains(&INTERRUPT) => {
+                keyboard.take_until(INTERRUPT);
+                return console::write(b"^C\n");
+            }
+            Either::Right(()) => {}
+        }
+    };
+    console::write(text.as_bytes());
+    if let Some(domain) = attach {
+        attached(consoles, domain, keyboard).await;
+    }
 }
 
 /// Shows a domain's console and passes keys on, until Ctrl-] or the domain's end.
-async fn attached(consoles: &Consoles, domain: DomId) {
+async fn attached(consoles: &Consoles, domain: DomId, keyboard: &mut Keyboard) {
     let Some(guest) = consoles.get(domain) else {
         return console::write(b"this domain has no console here\n");
     };
+    console::write(b"Ctrl-] leaves the console.\n");
     let mut position = 0;
-    let mut keys = [0; 64];
     loop {
-        match select(guest.output(position), console::read(&mut keys)).await {
+        let (keys, left) = keyboard.take_until(DETACH);
+        guest.type_bytes(&keys);
+        if left {
+            return console::write(b"\n");
+        }
+        match select(guest.output(position), keyboard.wait()).await {
             Either::Left(Some((bytes, next))) => {
                 console::write(&bytes);
                 position = next;
             }
-            Either::Left(None) => return console::write(b"\n"),
-            Either::Right(count) => {
-                let end = keys[..count].iter().position(|key| *key == DETACH);
-                guest.type_bytes(&keys[..end.unwrap_or(count)]);
-                if end.is_some() {
-                    return console::write(b"\n");
-                }
-            }
+            Either::Left(None) => return console::write(b"\nThe domain has ended.\n"),
+            Either::Right(()) => {}
         }
     }
 }
