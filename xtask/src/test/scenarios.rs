@@ -3,6 +3,8 @@
 mod backends;
 mod boot;
 mod conformance;
+mod damage;
+mod devices;
 mod enemy;
 mod kv;
 mod library_os;
@@ -31,6 +33,7 @@ const ALL: &[Scenario] = &[
     ("boot::processor_max", boot::processor_max),
     ("conformance::answers_are_xens", conformance::answers_are_xens),
     ("conformance::answers_are_xens_on_max", conformance::answers_are_xens_on_max),
+    ("library_os::on_oxen", library_os::on_oxen),
     ("library_os::on_xen", library_os::on_xen),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("run::on_a_terminal", run::on_a_terminal),
@@ -58,6 +61,10 @@ const ALL: &[Scenario] = &[
     ("enemy::attacks_checked_build", enemy::attack_checked),
     ("backends::die_under_load", backends::die_under_load),
     ("backends::disk_vanishes", backends::disk_vanishes),
+    ("devices::on_oxen", devices::on_oxen),
+    ("devices::on_xen", devices::on_xen),
+    ("damage::volume_is_full", damage::volume_is_full),
+    ("damage::tables_are_damaged", damage::tables_are_damaged),
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
     ("shell::bad_configurations", shell::bad_configurations),

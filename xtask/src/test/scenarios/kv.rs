@@ -141,7 +141,7 @@ pub(super) fn wait_until_it_answers(machine: &Machine) -> Result<()> {
 }
 
 /// The value that the key `index` gets.
-fn value(index: usize) -> String {
+pub(super) fn value(index: usize) -> String {
     format!("{index:0>100}")
 }
 

@@ -2,16 +2,39 @@
 
 use anyhow::{Result, bail};
 
+use super::shell::PROMPT;
 use crate::build::Built;
 use crate::machine::Options;
 use crate::test::lab::Lab;
 use crate::test::{kit, peer};
 
-/// All checks pass on Debian's Xen, with little memory too.
+/// All checks pass as dom0 on Oxen, with little memory too, and as an ordinary guest.
+pub fn on_oxen(lab: &mut Lab) -> Result<()> {
+    as_dom0(lab, kit::built()?)?;
+    as_guest(lab, kit::with_test_files()?)
+}
+
+/// The same on Debian's Xen.
 pub fn on_xen(lab: &mut Lab) -> Result<()> {
-    let guest = Built { hypervisor: peer::xen()?, ..kit::with_dom0(kit::built()?, "test-library-os")? };
+    as_dom0(lab, &Built { hypervisor: peer::xen()?, ..kit::built()?.clone() })?;
+    as_guest(lab, &Built { hypervisor: peer::xen()?, ..kit::with_test_files()?.clone() })
+}
+
+fn as_dom0(lab: &mut Lab, built: &Built) -> Result<()> {
+    let guest = kit::with_dom0(built, "test-library-os")?;
     for memory in ["12M", "256M"] {
         checks_pass(lab, &guest, memory)?;
+    }
+    Ok(())
+}
+
+fn as_guest(lab: &mut Lab, built: &Built) -> Result<()> {
+    let mut machine = lab.boot(&Options::direct(built))?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_line("xl create -c /etc/xen/test/library-os.cfg")?;
+    let verdict = machine.wait_for("library-os: ")?;
+    if !verdict.contains(" 0 failed") {
+        bail!("as a guest: {verdict}");
     }
     Ok(())
 }

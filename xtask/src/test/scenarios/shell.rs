@@ -1,6 +1,6 @@
 //! dom0's shell, typed on over the serial console: guests come and go, and bad input is told.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::build::Built;
 use crate::machine::{Machine, Options};
@@ -49,25 +49,40 @@ pub(super) fn free_memory(machine: &mut Machine) -> Result<String> {
     Ok(line.split(": ").nth(1).unwrap_or_default().to_string())
 }
 
-/// Configurations that can't be: each is refused by a message about its fault, and the shell goes on.
+/// Configurations that can't be: each is refused by a message about its fault, nothing of it is left, and the
+/// shell goes on.
 pub fn bad_configurations(lab: &mut Lab) -> Result<()> {
     let mut machine = lab.boot(&Options::direct(kit::with_test_files()?))?;
     machine.wait_for_prompt(PROMPT)?;
+    let before = free_memory(&mut machine)?;
+    let more: u64 = before.trim().parse::<u64>()? + 1;
     for (file, complaint) in [
-        ("syntax", "line 2"),
-        ("unknown-key", "unknown key \"memroy\""),
-        ("absent-kernel", "cannot read /boot/nothing"),
-        ("too-much-memory", "not enough free memory"),
-        ("truncated-kernel", "/boot/truncated: bad ELF"),
+        ("syntax.cfg", "line 2"),
+        ("unknown-key.cfg", "unknown key \"memroy\""),
+        ("absent-kernel.cfg", "cannot read /boot/nothing"),
+        ("too-much-memory.cfg", "not enough free memory: the domain asks for 100000 MiB"),
+        (
+            &format!("alone.cfg memory={more}"),
+            &format!("not enough free memory: the domain asks for {more} MiB"),
+        ),
+        ("truncated-kernel.cfg", "/boot/truncated: bad ELF"),
     ] {
-        machine.type_line(&format!("xl create /etc/xen/test/{file}.cfg"))?;
-        machine.wait_for(&format!("{file}.cfg"))?; // the echo
+        machine.type_line(&format!("xl create /etc/xen/test/{file}"))?;
+        machine.wait_for(file)?; // the echo
         machine.wait_for(complaint)?;
         machine.wait_for_prompt(PROMPT)?;
     }
+    // All that is free: what the domain takes besides its memory decides whether it can be.
+    machine.type_line(&format!("xl create /etc/xen/test/alone.cfg memory={}", more - 1))?;
+    machine.wait_for("memory")?; // the echo
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_line("xl destroy alone")?;
+    machine.wait_for_prompt(PROMPT)?;
+    let after = free_memory(&mut machine)?;
+    ensure!(after == before, "free memory was {before} MiB before these, and is {after} MiB after");
     machine.type_line("xl create /etc/xen/test/alone.cfg")?;
     machine.wait_for("Parsing config")?;
     machine.wait_for_prompt(PROMPT)?;
-    machine.type_line("xl domid alone")?;
-    machine.wait_for("\n1").map(drop)
+    machine.type_line("xl list")?;
+    machine.wait_for("alone ").map(drop)
 }
