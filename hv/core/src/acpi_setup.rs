@@ -8,7 +8,8 @@ use crate::{power, time_of_day};
 use alloc::vec::Vec;
 use core::ops::Range;
 use hv_machine::x86_64::ioapic::{self, Trigger};
-use hv_machine::x86_64::{apic, firmware, percpu};
+use hv_machine::x86_64::clock::{self, Reference};
+use hv_machine::x86_64::{apic, firmware, mmio, percpu};
 use spin::Once;
 
 static ACPI: Once<Acpi> = Once::new();
@@ -65,6 +66,9 @@ pub fn init(rsdp: Option<u64>, noreboot: bool) -> Found {
         noreboot,
     );
     time_of_day::init(fadt.map_or(0, |f| f.century));
+    if !clock::is_measured() {
+        measure_clock(acpi);
+    }
     log::info!(
         "ACPI at {:#x}: {} CPUs, {} I/O APICs, {} lines, S5 {}",
         acpi.rsdp,
@@ -85,6 +89,22 @@ fn show(frames: &[u64]) {
         }
     }
     rights::set_read_only(set);
+}
+
+/// Measures the clock on a machine without a PIT.
+fn measure_clock(acpi: &Acpi) {
+    let hpet = acpi.hpet.and_then(|h| mmio::map(h.address, 0x400)).map(Reference::Hpet);
+    let pm_timer = acpi.fadt.as_ref().and_then(|f| {
+        let bits = if f.pm_timer_32_bits { 32 } else { 24 };
+        Some(Reference::PmTimer(f.pm_timer?.port()?, bits))
+    });
+    match [hpet, pm_timer].into_iter().flatten().find(|r| clock::calibrate_by(*r)) {
+        Some(by) => {
+            let name = if matches!(by, Reference::Hpet(_)) { "the HPET" } else { "the ACPI timer" };
+            log::info!("no PIT: TSC {} MHz by {name}", clock::tsc_hz() / 1_000_000);
+        }
+        None => log::error!("no timer to measure the TSC by: taken to run at {} MHz", clock::tsc_hz() / 1_000_000),
+    }
 }
 
 /// The line on which an ISA interrupt arrives.

@@ -109,13 +109,10 @@ fn usual(gsi: u32) -> Trigger {
 /// Says how a line signals (`PHYSDEVOP_setup_gsi`).
 ///
 /// # Errors
-/// `EINVAL` for a line that isn't there, `EBUSY` for the hypervisor's own.
+/// `EINVAL` for a line that isn't there.
 pub fn setup_line(dom: &Domain, gsi: u32, trigger: Option<Trigger>) -> Result<(), Errno> {
     if gsi >= ioapic::gsi_end() {
         return Err(Errno::EINVAL);
-    }
-    if super::serial_gsi() == Some(gsi) {
-        return Err(Errno::EBUSY);
     }
     let source = Source::Line(trigger.unwrap_or_else(|| usual(gsi)));
     let mut all = dom.pirqs.all.lock();
@@ -200,8 +197,12 @@ pub fn bind(dom: &Arc<Domain>, number: u32, _shareable: bool) -> Result<Port, Er
     if !dom.rights.lock().irqs.contains(number.into()..u64::from(number) + 1) {
         return Err(Errno::EPERM);
     }
+    // A domain may say how the hypervisor's own line signals, as of any other; but have it, it may not.
+    if super::serial_gsi() == Some(number) {
+        return Err(Errno::EBUSY);
+    }
     if number < ioapic::gsi_end() {
-        setup_line(dom, number, None).or_else(|e| if e == Errno::EBUSY { Err(e) } else { Ok(()) })?;
+        setup_line(dom, number, None)?;
     }
     with_sides(dom, None, |s, _| {
         s.bind_pirq(number, true, || {

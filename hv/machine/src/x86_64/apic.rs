@@ -143,10 +143,12 @@ pub(super) fn start_counting() {
     write(LVT_TIMER, MASKED | u32::from(vector::TIMER));
     write(TIMER_INITIAL, u32::MAX);
 }
-/// Ticks since [`start_counting`]; stops and re-arms the timer's entry.
-pub(super) fn stop_counting() -> u32 {
-    let ticks = u32::MAX - read(0x390);
+/// Ticks since [`start_counting`].
+pub(super) fn counted() -> u32 {
+    u32::MAX - read(0x390)
+}
+/// Stops the counter and re-arms the timer's entry.
+pub(super) fn stop_counting() {
     write(TIMER_INITIAL, 0);
     write(LVT_TIMER, u32::from(vector::TIMER) | if DEADLINE.load(Relaxed) { 1 << 18 } else { 0 });
-    ticks
 }
