@@ -261,10 +261,11 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
     Ok(())
 }
 
-/// The last step: a domain that has given everything back goes, once nobody maps a frame that it granted.
+/// The last step: a domain that has given everything back goes, once nobody maps a frame that it granted. Two CPUs
+/// may find that at the same time.
 pub fn finish(dom: &Domain) {
     if dom.relinquished.load(SeqCst) && dom.grants.table.lock().pinned() == 0 {
-        list::remove(dom.id);
+        list::remove(dom);
     }
 }
 

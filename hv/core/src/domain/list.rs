@@ -70,11 +70,14 @@ pub(super) fn insert(d: Arc<Domain>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Takes a domain from the list.
-pub(super) fn remove(id: DomId) -> Option<Arc<Domain>> {
-    let chunk = CHUNK_OF.get(usize::from(id.0) / CHUNK)?.get()?;
-    let at = usize::from(id.0) % CHUNK;
+/// Takes a domain from the list, if it is there: by now its number may be another's.
+pub(super) fn remove(dom: &Domain) -> Option<Arc<Domain>> {
+    let chunk = CHUNK_OF.get(usize::from(dom.id.0) / CHUNK)?.get()?;
+    let at = usize::from(dom.id.0) % CHUNK;
     let mut place = chunk.places[at].lock();
+    if !place.as_ref().is_some_and(|found| core::ptr::eq(&raw const **found, dom)) {
+        return None;
+    }
     chunk.used.fetch_and(!(1 << at), SeqCst);
     place.take()
 }

@@ -7,10 +7,11 @@ use super::should_yield;
 use crate::access;
 use crate::domain::{Current, Domain, MOST_E820};
 use crate::error::{HcResult, Stop};
-use crate::mm::frames;
+use crate::mm::{frames, work};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
+use core::sync::atomic::Ordering::SeqCst;
 use hv_machine::frame::{INVALID_M2P_ENTRY, Limit, Work};
 use hv_machine::guest_mem;
 use shared_abi::arch_x86::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
@@ -102,11 +103,13 @@ fn reservation(cur: &mut Current<'_>, cmd: u32, start: u64, arg: GuestAddr) -> E
     if r.extent_order > max_order(cur.dom) {
         return Ok((start, true));
     }
+    cur.cx.work.refill(Work::BUDGET);
     for i in start..count {
-        if i > start && (i - start) % 8 == 0 && (i - start >= 256 || should_yield(cur)) {
+        // After every eight frames, or every extent that is larger: those may have to be cleared.
+        let due = i > start && ((i - start) << r.extent_order).is_multiple_of(8);
+        if due && (i - start >= 256 || should_yield(cur)) {
             return Ok((i, false));
         }
-        cur.cx.work.refill(Work::BUDGET);
         let step = match cmd {
             XENMEM_DECREASE_RESERVATION => decrease(cur, &dom, &r, i),
             _ => increase(&dom, &r, i, cmd == XENMEM_POPULATE_PHYSMAP),
@@ -132,7 +135,7 @@ fn increase(dom: &Arc<Domain>, r: &MemoryReservation, i: u64, populate: bool) ->
     let list = r.extent_start;
     let n = 1u64 << r.extent_order;
     let gpfn: u64 = if populate { guest_mem::read_at(list, i)? } else { INVALID_M2P_ENTRY };
-    if dom.dying.load(core::sync::atomic::Ordering::SeqCst) {
+    if dom.dying.load(SeqCst) {
         return Err(Errno::EINVAL.into());
     }
     // The hypervisor's heap must always be able to grow.
@@ -140,6 +143,7 @@ fn increase(dom: &Arc<Domain>, r: &MemoryReservation, i: u64, populate: bool) ->
         return Err(Errno::ENOMEM.into());
     }
     let mfn = frames().populate(dom.id, r.extent_order, limit(r.mem_flags)).inspect_err(|_| dom.memory.credit(n))?;
+    take_from_the_dying(dom, mfn, n)?;
     if populate {
         for k in 0..n {
             frames().m2p_set(Mfn(mfn.0 + k), gpfn.wrapping_add(k));
@@ -154,20 +158,27 @@ fn increase(dom: &Arc<Domain>, r: &MemoryReservation, i: u64, populate: bool) ->
 
 fn decrease(cur: &mut Current<'_>, dom: &Arc<Domain>, r: &MemoryReservation, i: u64) -> Result<(), Stop> {
     let first: u64 = guest_mem::read_at(r.extent_start, i)?;
-    for k in 0..1u64 << r.extent_order {
-        let mfn = Mfn(first.checked_add(k).ok_or(Errno::EINVAL)?);
-        loop {
-            frames().settle(&mut cur.cx.work)?;
-            match frames().disown(mfn, dom.id, &mut cur.cx.work) {
-                Ok(()) => break,
-                // Half an extent can't be reported: go on until it is whole.
-                Err(hv_machine::frame::Stop::Again) => cur.cx.work.refill(Work::BUDGET),
-                Err(e) => return Err(e.into()),
-            }
-        }
+    let end = first.checked_add(1 << r.extent_order).ok_or(Errno::EINVAL)?;
+    // What giving up page tables leaves to do is done before the next extent, not within one: half an extent can't
+    // be reported, and a tree of tables is more than may be taken apart in one go.
+    frames().settle(&mut cur.cx.work)?;
+    for mfn in first..end {
+        frames().disown(Mfn(mfn), dom.id, &mut cur.cx.work)?;
         dom.memory.credit(1);
     }
     Ok(())
+}
+
+/// Takes frames back that came to a domain after its destruction had looked for what it owns.
+fn take_from_the_dying(dom: &Domain, mfn: Mfn, n: u64) -> Result<(), Stop> {
+    if !dom.dying.load(SeqCst) {
+        return Ok(());
+    }
+    for k in 0..n {
+        // Or the destruction has found it.
+        let _ = frames().disown(Mfn(mfn.0 + k), dom.id, &mut work());
+    }
+    Err(Errno::EINVAL.into())
 }
 
 /// `XENMEM_exchange`: frames of one size for frames of another, for instance single ones for a contiguous
@@ -235,7 +246,8 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
             for k in 0..1u64 << out_order {
                 frames().m2p_set(Mfn(mfn.0 + k), gpfn.wrapping_add(k));
             }
-            told = told.and(guest_mem::write_at(x.out.extent_start, slot, &mfn.0));
+            let written = guest_mem::write_at(x.out.extent_start, slot, &mfn.0).map_err(Stop::from);
+            told = told.and(written).and(take_from_the_dying(&dom, mfn, 1 << out_order));
         }
         x.nr_exchanged += in_per;
         guest_mem::write(arg, &x)?;

@@ -17,8 +17,9 @@ use shared_abi::{DomId, Mfn};
 pub fn mmuext_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let batch = Batch::new(a)?;
     let of = frames_of(cur.dom, a[3] as u16)?;
+    // One budget for all: each pin and unpin of a list may concern a whole tree of tables.
+    cur.cx.work.refill(Work::BUDGET);
     batch.run(cur, a, |cur, op: MmuextOp| {
-        cur.cx.work.refill(Work::BUDGET);
         frames().settle(&mut cur.cx.work)?;
         one(cur, op, of)
     })

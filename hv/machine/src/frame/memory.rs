@@ -66,11 +66,14 @@ impl FrameTable {
     /// `EPERM` if it is not `owner`'s, `EBUSY` if something refers to it or it is no memory.
     pub fn steal(&self, mfn: Mfn, owner: DomId) -> Progress<Stolen<'_>> {
         let (number, entry) = self.find(mfn).ok_or(EINVAL)?;
-        entry.steal(owner)?;
-        entry.stamp_set(self.clock().now());
-        if let Some(mut list) = self.list(owner) {
+        {
+            // One step under the lock: a frame that is given up, but first on the list, is the end of a
+            // destruction.
+            let mut list = self.list(owner).ok_or(Stop::Refused(Errno::EPERM))?;
+            entry.steal(owner)?;
             list.unlink(number);
         }
+        entry.stamp_set(self.clock().now());
         Ok(Stolen { table: self, mfn: number, owner })
     }
 
