@@ -84,10 +84,12 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     pub fn copy(&mut self, op: &GnttabCopy, work: &mut Work<'_>) -> Result<(), Failure> {
         let source = name(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0);
         if self.source.as_ref().is_none_or(|side| side.name != source) {
-            self.claim_source(source, work)?;
+            self.end_source(work);
+            self.claim_source(source)?;
         }
         let dest = name(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0);
         if self.dest.as_ref().is_none_or(|side| side.name != dest) {
+            self.end_dest(work);
             self.claim_dest(dest, work)?;
         }
         let (Some(source), Some(dest)) = (&self.source, &self.dest) else { return Err(Failure::Again) };
@@ -101,31 +103,32 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     }
 
     /// Ends what is still claimed.
-    pub fn end(mut self, work: &mut Work<'_>) {
+    pub fn end(&mut self, work: &mut Work<'_>) {
         self.end_dest(work);
         self.end_source(work);
     }
 
     #[inline]
     fn end_source(&mut self, work: &mut Work<'_>) {
-        match self.source.take() {
-            Some(Source { name, held: Held::Granted(granter), .. }) => self.end_use(name, false, granter),
-            Some(Source { held: Held::Own(frame), .. }) => frame.release(work),
-            None => {}
+        if let Some(source) = self.source.take() {
+            match source.held {
+                Held::Granted(granter) => self.end_use(source.name, false, granter),
+                Held::Own(frame) => frame.release(work),
+            }
         }
     }
 
     #[inline]
     fn end_dest(&mut self, work: &mut Work<'_>) {
-        let Some(dest) = self.dest.take() else { return };
-        dest.frame.release(work);
-        if let Some(granter) = dest.granter {
-            self.end_use(dest.name, true, granter);
+        if let Some(dest) = self.dest.take() {
+            dest.frame.release(work);
+            if let Some(granter) = dest.granter {
+                self.end_use(dest.name, true, granter);
+            }
         }
     }
 
-    fn claim_source(&mut self, name: Name, work: &mut Work<'_>) -> Result<(), Failure> {
-        self.end_source(work);
+    fn claim_source(&mut self, name: Name) -> Result<(), Failure> {
         let (view, held) = if name.2 {
             let granter = self.granter(name)?;
             let using = Use { by: self.me, write: false, map: false };
@@ -141,7 +144,6 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     }
 
     fn claim_dest(&mut self, name: Name, work: &mut Work<'_>) -> Result<(), Failure> {
-        self.end_dest(work);
         let error = |stop| Failure::stop(stop, GNTST_GENERAL_ERROR);
         let (frame, granter) = if name.2 {
             let granter = self.granter(name)?;

@@ -22,15 +22,24 @@ const UNMAP_BATCH: usize = 32;
 
 /// `grant_table_op(cmd, list, count)`.
 pub fn grant_table_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
-    let (list, count) = (GuestAddr(a[1]), a[2] & 0xffff_ffff);
+    let count = a[2] & 0xffff_ffff;
     if count > i32::MAX as u64 {
         return Err(Errno::EINVAL.into());
     }
     match a[0] as u32 {
         GNTTABOP_MAP_GRANT_REF => maps(cur, a, count),
         GNTTABOP_UNMAP_GRANT_REF => unmaps(cur, a, count),
-        GNTTABOP_UNMAP_AND_REPLACE => unmap_batch(cur, a, count, replace, |o, status| o.status = status),
         GNTTABOP_COPY => copies(cur, a, count),
+        _ => others(cur, a, count),
+    }
+}
+
+/// What is not done for every packet or block.
+#[inline(never)]
+fn others(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
+    let list = GuestAddr(a[1]);
+    match a[0] as u32 {
+        GNTTABOP_UNMAP_AND_REPLACE => unmap_batch(cur, a, count, replace, |o, status| o.status = status),
         GNTTABOP_TRANSFER => batch::<_, 8>(cur, a, count, |_, o: &mut GnttabTransfer| {
             o.status = grant::TRANSFER_STATUS;
             Ok(())

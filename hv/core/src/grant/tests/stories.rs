@@ -1,4 +1,17 @@
 //! Mistakes that were published about other grant tables, replayed on this one.
+//!
+//! Of Xen's advisories on grants and their neighbours:
+//!
+//! | XSA | was | here |
+//! | --- | --- | --- |
+//! | 218 | unmaps of one handle's two parts raced | the handle's record is locked for all of an unmap; the flush comes before the use ends (`map`) |
+//! | 224, 228, 230, 234 | | tests below |
+//! | 236 | a frame's reference was dropped between two looks at a use's count | both are under the granting domain's lock; `three_domains_agree_with_the_model` |
+//! | 294 | switching tables kept translations of a mapping that was gone | every load of a root is a whole flush, counted by the clock |
+//! | 316, 318 | a failed map reported success, an interrupted copy an error | each request has its own status; the list goes on where it stopped |
+//! | 380 | a domain's end went through all handles in one go | `release_next` looks at 256 at a time |
+//! | 226, 255, 268, 379, 382, 384 | transitive grants, version 2 and its status frames, a table that shrinks | there are none |
+//! | 231, 235, 256, 288 | NUMA hints, a lock on Arm, interrupt routing, IOMMU mappings | not of this kind, or there are none |
 
 use super::*;
 
@@ -216,5 +229,23 @@ fn a_side_that_several_requests_name_is_claimed_once_and_ended_once() {
     copies.end(&mut w.work());
     assert_eq!((marks(1), marks(2)), (0, 0));
     assert_eq!(w.doms[0].table.borrow().pinned(), 0);
+    w.end();
+}
+
+/// XSA-230: the mark of writing was cleared with the first use that ended, and with it the granting domain's only
+/// sign that others went on.
+#[test]
+fn a_mark_stays_until_the_last_use_of_its_kind_ends() {
+    let w = World::new(2);
+    w.grant(0, 1, 1, 0, 0);
+    let marks = || w.entry_flags(0, 1) & (GTF_READING | GTF_WRITING);
+    let writers = [1, 2].map(|slot| w.map(1, 0, 1, slot, HOST).unwrap().handle);
+    let reader = w.map(1, 0, 1, 3, HOST | RO).unwrap().handle;
+    assert_eq!(w.unmap_host(1, writers[0], 1), Ok(()));
+    assert_eq!(marks(), GTF_READING | GTF_WRITING);
+    assert_eq!(w.unmap_host(1, writers[1], 2), Ok(()));
+    assert_eq!(marks(), GTF_READING);
+    assert_eq!(w.unmap_host(1, reader, 3), Ok(()));
+    assert_eq!(marks(), 0);
     w.end();
 }
