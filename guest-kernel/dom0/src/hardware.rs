@@ -49,6 +49,12 @@ pub async fn start() -> Hardware {
             warn!("pci {}: {error}", function.address);
         }
     }
+    if hardware.disks.is_empty() {
+        warn!("no disk: guests have no volumes (dom0 has a driver for modern virtio-blk only)");
+    }
+    if hardware.nics.is_empty() {
+        warn!("no network card: guests reach each other only (dom0 has a driver for modern virtio-net only)");
+    }
     hardware
 }
 

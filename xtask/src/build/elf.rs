@@ -3,14 +3,20 @@
 //! Symbols and debug information follow the last loaded segment in what the linker writes. Cutting
 //! there, and not moving anything, keeps a Multiboot header that counts in file offsets true. Xen's
 //! notes are found through the PT_NOTE program header, never through sections.
+//!
+//! One empty section header is left: GRUB 2.12 refuses a file without any ("invalid section header table
+//! offset in e_shoff").
 
 use anyhow::{Context, Result, bail};
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 
-/// The bytes of ELF64 file `elf` up to the end of its last loaded or note segment, without section
-/// headers. `name` is for errors.
+/// The bytes of an ELF64 section header.
+const SECTION_HEADER: usize = 64;
+
+/// The bytes of ELF64 file `elf` up to the end of its last loaded or note segment, and one empty section
+/// header. `name` is for errors.
 pub fn strip(elf: &[u8], name: &str) -> Result<Vec<u8>> {
     if !elf.starts_with(b"\x7fELF\x02\x01") {
         bail!("{name}: not a little-endian ELF64 file");
@@ -30,8 +36,13 @@ pub fn strip(elf: &[u8], name: &str) -> Result<Vec<u8>> {
         }
     }
     let mut kept = elf.get(..usize::try_from(end)?).with_context(cut)?.to_vec();
-    kept[40..48].fill(0); // e_shoff
-    kept[60..64].fill(0); // e_shnum, e_shstrndx
+    kept.resize(kept.len().next_multiple_of(8), 0);
+    let sections = kept.len() as u64;
+    kept.extend([0; SECTION_HEADER]);
+    kept[40..48].copy_from_slice(&sections.to_le_bytes()); // e_shoff
+    kept[58..60].copy_from_slice(&(SECTION_HEADER as u16).to_le_bytes()); // e_shentsize
+    kept[60..62].copy_from_slice(&1u16.to_le_bytes()); // e_shnum
+    kept[62..64].fill(0); // e_shstrndx: no names
     Ok(kept)
 }
 
@@ -71,9 +82,19 @@ mod tests {
     #[test]
     fn what_is_loaded_stays_and_the_rest_goes() {
         let kept = strip(&sample(0x80, 500), "sample").expect("valid");
-        assert_eq!(kept.len(), 0x180);
-        assert_eq!(kept[0x100..], [0xaa; 0x80]);
-        assert_eq!((u64_at(&kept, 40), u16_at(&kept, 60)), (Some(0), Some(0)), "no section headers");
+        assert_eq!(kept.len(), 0x180 + SECTION_HEADER);
+        assert_eq!(kept[0x100..0x180], [0xaa; 0x80]);
+    }
+
+    /// Debian 13's GRUB (2.12) did not start a hypervisor without section headers: from its
+    /// `grub_elf64_get_shnum`, e_shnum 0 means that header 0 has the number.
+    #[test]
+    fn one_empty_section_header_is_left() {
+        let kept = strip(&sample(0x83, 0), "sample").expect("valid");
+        let at = u64_at(&kept, 40).expect("e_shoff") as usize;
+        assert_eq!(kept[at..], [0; SECTION_HEADER], "at the end of the file");
+        let sizes = [58, 60, 62].map(|at| u16_at(&kept, at));
+        assert_eq!(sizes, [Some(64), Some(1), Some(0)]);
     }
 
     #[test]

@@ -77,14 +77,18 @@ fn make(format: &str, prefix: &str, drivers: &[&str], output: &Path) -> Result<(
     cmd::run(command.args(MODULES).args(drivers))
 }
 
-/// The menu: one entry, started at once unless a key is held.
+/// The menu: one entry, started after a second in which Escape shows it. A machine without a serial port
+/// boots too, and its screen tells why it stays empty.
 pub fn menu(hypervisor_args: &str, dom0_args: &str) -> String {
     format!(
-        r#"serial --unit=0 --speed=115200
-terminal_input console serial
-terminal_output console serial
-set timeout=0
+        r#"if serial --unit=0 --speed=115200; then
+    terminal_input console serial
+    terminal_output console serial
+fi
+set timeout_style=hidden
+set timeout=1
 menuentry "Oxen" {{
+    echo "Oxen's console is the first serial port, 115200 8N1."
     multiboot2 /oxen {hypervisor_args}
     module2 /dom0 {dom0_args}
     module2 /dom0.tar
