@@ -190,6 +190,18 @@ impl Machine {
         }
     }
 
+    /// Waits until the machine has switched itself off.
+    pub fn wait_for_end(&mut self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        while self.qemu.try_wait()?.is_none() {
+            if Instant::now() > until {
+                bail!("the machine does not switch itself off within {} s", PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// All that was said so far.
     pub fn said(&self) -> String {
         self.console.lock().text.clone()

@@ -73,6 +73,8 @@ const NEEDS: &[Need] = &[
     program(For::Test, "wrk", "wrk"),
     program(For::Test, "tshark", "tshark"),
     program(For::Test, "dpkg-deb", "dpkg"),
+    program(For::Test, "busybox", "busybox-static"),
+    program(For::Test, "xz", "xz-utils"),
 ];
 
 /// Runs `cargo xtask setup`.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every crate's tests on this host, then scenarios on whole machines in QEMU.
 
 mod host;
+mod initramfs;
 mod kit;
 mod lab;
 mod medium;

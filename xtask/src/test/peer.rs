@@ -1,53 +1,101 @@
-//! Debian's Xen, the other implementation of the interface: fetched, unpacked, never committed.
+//! The other side of the interface, as Debian packages it: Xen, and Linux. Fetched, unpacked, never committed.
+//!
+//! What is fetched is kept in the user's cache folder.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cmd;
 
-/// The hypervisor that Debian packages, as a file which QEMU and GRUB load. It is kept in the user's
-/// cache folder.
+/// The hypervisor that Debian packages, as a file which QEMU and GRUB load.
 pub fn xen() -> Result<PathBuf> {
+    kept("xen.elf", |work| {
+        let names = cmd::output(Command::new("apt-cache").args(["pkgnames", "xen-hypervisor-4."]))?;
+        let mut names: Vec<&str> = names.lines().filter(|name| name.ends_with("-amd64")).collect();
+        // 4.17 where there is a choice
+        names.sort_by_key(|name| !name.contains("4.17"));
+        let name = names.first().context("apt knows no xen-hypervisor package: run `apt-get update`")?;
+        let packed = boot_file(name, work, |file| file.starts_with("xen-4") && file.ends_with("-amd64.gz"))?;
+        unpack("gzip", &cmd::read(&packed)?, work)
+    })
+}
+
+/// The distribution's Linux, as the ELF file that is inside its bzImage.
+pub fn linux() -> Result<PathBuf> {
+    kept("vmlinux", |work| {
+        let all = cmd::output(Command::new("apt-cache").args(["depends", "linux-image-amd64"]))?;
+        let name = all.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+        let name = name.context("apt knows no linux-image-amd64: run `apt-get update`")?;
+        let image = boot_file(&format!("linux-image-{name}"), work, |file| file.starts_with("vmlinuz-"))?;
+        let image = cmd::read(&image)?;
+        let payload = payload(&image).context("the kernel is no bzImage")?;
+        // The packed size follows the payload of every packer but gzip.
+        let body = &payload[..payload.len().saturating_sub(4)];
+        match payload {
+            [0x1f, 0x8b, ..] => unpack("gzip", payload, work),
+            [0xfd, b'7', b'z', b'X', b'Z', ..] => unpack("xz", body, work),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => unpack("zstd", body, work),
+            _ => bail!("the kernel is packed in a way that is not known"),
+        }
+    })
+}
+
+/// The packed kernel in a bzImage (Linux's Documentation/arch/x86/boot.rst: `setup_sects`, `header`,
+/// `payload_offset`, `payload_length`).
+fn payload(image: &[u8]) -> Option<&[u8]> {
+    let word = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
+    (image.get(0x202..0x206)? == b"HdrS").then_some(())?;
+    let setup = match *image.get(0x1f1)? {
+        0 => 5,
+        sectors => usize::from(sectors) + 1,
+    } * 512;
+    image.get(setup + word(0x248)?..)?.get(..word(0x24c)?)
+}
+
+/// The file `name` of the cache, made by `make` from what it does in a folder of its own.
+fn kept(name: &str, make: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<PathBuf> {
     let cache = cache_dir()?;
-    let file = cache.join("xen.elf");
+    let file = cache.join(name);
     if file.exists() {
         return Ok(file);
     }
-    let package = package()?;
-    let work = cache.join("unpack");
+    let work = cache.join(format!("{name}.work"));
     std::fs::create_dir_all(&work)?;
-    // as root, apt downloads as another user, who may not write here: it says so and goes on as root
-    cmd::run(Command::new("apt-get").current_dir(&work).args(["download", &package]))?;
-    let is_deb = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb");
-    let deb = std::fs::read_dir(&work)?.flatten().map(|e| e.path()).find(is_deb);
-    let deb = deb.with_context(|| format!("apt-get download left no {package}"))?;
-    cmd::run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&work))?;
-    let is_xen = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.starts_with("xen-4") && name.ends_with("-amd64.gz")
-    };
-    let packed = std::fs::read_dir(work.join("boot"))?.flatten().map(|e| e.path()).find(is_xen);
-    let packed = packed.with_context(|| format!("{package} holds no hypervisor"))?;
-    let unpacked = Command::new("gzip").arg("-dc").arg(&packed).output().context("cannot run gzip")?;
-    if !unpacked.status.success() {
-        bail!("{} is damaged", packed.display());
-    }
-    let draft = cache.join("xen.draft");
-    cmd::write(&draft, &unpacked.stdout)?;
+    let bytes = make(&work)?;
+    let draft = work.join("draft");
+    cmd::write(&draft, &bytes)?;
     std::fs::rename(&draft, &file)?;
     std::fs::remove_dir_all(&work)?;
     Ok(file)
 }
 
-/// The package's name: of 4.17 where there is a choice.
-fn package() -> Result<String> {
-    let found = cmd::output(Command::new("apt-cache").args(["pkgnames", "xen-hypervisor-4."]))?;
-    let mut names: Vec<&str> = found.lines().filter(|name| name.ends_with("-amd64")).collect();
-    names.sort_by_key(|name| !name.contains("4.17"));
-    let name = names.first().context("apt knows no xen-hypervisor package: run `apt-get update`")?;
-    Ok((*name).to_string())
+/// Downloads a package and takes one file from its /boot.
+fn boot_file(package: &str, work: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    // as root, apt downloads as another user, who may not write here: it says so and goes on as root
+    cmd::run(Command::new("apt-get").current_dir(work).args(["download", package]))?;
+    let is_deb = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb");
+    let deb = std::fs::read_dir(work)?.flatten().map(|e| e.path()).find(is_deb);
+    let deb = deb.with_context(|| format!("apt-get download left no {package}"))?;
+    let mut archive =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&deb).stdout(Stdio::piped()).spawn()?;
+    let files = archive.stdout.take().context("dpkg-deb's output")?;
+    let status = Command::new("tar").arg("-xC").arg(work).arg("./boot").stdin(files).status();
+    ensure!(status.context("cannot run tar")?.success() && archive.wait()?.success(), "{package} is damaged");
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut boot = std::fs::read_dir(work.join("boot"))?.flatten().map(|e| e.path());
+    boot.find(|path| wanted(&name(path))).with_context(|| format!("{package} lacks its file in /boot"))
+}
+
+/// What `program -dc` makes of `packed`.
+fn unpack(program: &str, packed: &[u8], work: &Path) -> Result<Vec<u8>> {
+    let file = work.join("packed");
+    cmd::write(&file, packed)?;
+    let unpacked = Command::new(program).arg("-dc").stdin(std::fs::File::open(&file)?).output();
+    let unpacked = unpacked.with_context(|| format!("cannot run {program}"))?;
+    ensure!(unpacked.status.success(), "{program}: {}", String::from_utf8_lossy(&unpacked.stderr));
+    Ok(unpacked.stdout)
 }
 
 fn cache_dir() -> Result<PathBuf> {

@@ -8,6 +8,7 @@ mod devices;
 mod enemy;
 mod kv;
 mod library_os;
+mod linux;
 mod on_xen;
 mod run;
 mod services;
@@ -35,6 +36,7 @@ const ALL: &[Scenario] = &[
     ("conformance::answers_are_xens_on_max", conformance::answers_are_xens_on_max),
     ("library_os::on_oxen", library_os::on_oxen),
     ("library_os::on_xen", library_os::on_xen),
+    ("linux::dom0", linux::dom0),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("run::on_a_terminal", run::on_a_terminal),
     ("run::keeps_volumes", run::keeps_volumes),

@@ -1,0 +1,61 @@
+//! An initramfs for Linux: one statically linked busybox and a script.
+//!
+//! The format is cpio's `newc` (Linux's Documentation/driver-api/early-userspace/buffer-format.rst).
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{cmd, paths};
+
+const DIRECTORY: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const CHARACTERS: u32 = 0o020_600;
+/// The device that a console is: major and minor number.
+const CONSOLE: (u32, u32) = (5, 1);
+
+/// Writes `target/oxen/NAME.cpio`, whose first process runs `script` in busybox's shell.
+pub fn write(name: &str, script: &str) -> Result<PathBuf> {
+    let busybox = cmd::read(&paths::find_program("busybox").context("busybox is missing")?)?;
+    let is_linked = busybox[..4096.min(busybox.len())].windows(8).any(|bytes| bytes == b"ld-linux");
+    ensure!(!is_linked, "busybox needs libraries here: install the package busybox-static");
+    let mut archive = Archive::default();
+    for directory in ["bin", "dev", "proc", "sys"] {
+        archive.add(directory, DIRECTORY, (0, 0), &[]);
+    }
+    archive.add("dev/console", CHARACTERS, CONSOLE, &[]);
+    archive.add("bin/busybox", PROGRAM, (0, 0), &busybox);
+    archive.add("init", PROGRAM, (0, 0), format!("#!/bin/busybox sh\n{script}\n").as_bytes());
+    archive.add("TRAILER!!!", 0, (0, 0), &[]);
+    let file = paths::out().join(format!("{name}.cpio"));
+    cmd::write(&file, &archive.bytes)?;
+    Ok(file)
+}
+
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Archive {
+    fn add(&mut self, path: &str, mode: u32, (major, minor): (u32, u32), data: &[u8]) {
+        self.entries += 1;
+        let (size, name) = (data.len() as u32, path.len() as u32 + 1);
+        // inode, mode, owner, group, links, time, size, the file's device, its own, length of the name, sum
+        let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, major, minor, name, 0];
+        self.bytes.extend(b"070701");
+        for field in fields {
+            self.bytes.extend(format!("{field:08x}").bytes());
+        }
+        self.bytes.extend(path.bytes());
+        self.bytes.push(0);
+        self.align();
+        self.bytes.extend(data);
+        self.align();
+    }
+
+    fn align(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
