@@ -3,6 +3,7 @@
 use crate::toolstack::hypervisor::Hypervisor;
 use crate::toolstack::xen::Xen;
 use crate::xenstored::Server;
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use core::cell::RefCell;
 use guest_kernel::events::EventChannel;
@@ -18,9 +19,11 @@ pub async fn tell_store(store: Rc<RefCell<Server>>) {
     loop {
         channel.wait().await;
         let introduced = store.borrow().introduced();
+        let Ok(infos) = Xen.list() else { continue };
+        let infos: BTreeMap<_, _> = infos.into_iter().map(|info| (info.domain, info)).collect();
         for domain in introduced {
-            match Xen.info(domain) {
-                Ok(info) if !info.dying => {
+            match infos.get(&domain) {
+                Some(info) if !info.dying => {
                     if info.shutdown.is_some() {
                         store.borrow_mut().shut_down(domain);
                     }

@@ -9,10 +9,10 @@ use super::build::{self, Built};
 use super::config::{Action, DomainConfig};
 use super::devices;
 use super::entries::{self, Identity};
-use super::hypervisor::Hypervisor;
+use super::hypervisor::{DomainInfo, Hypervisor};
 use crate::xenstored::store::RELEASE_DOMAIN;
 use crate::xenstored::{Client, Server};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -94,8 +94,14 @@ impl<H: Hypervisor> Manager<H> {
         if let Ok(number) = text.parse() {
             return self.hypervisor.info(DomId(number)).ok().map(|info| info.domain);
         }
-        let named = |domain: &DomId| self.name(*domain).as_deref() == Some(text);
-        self.hypervisor.list().ok()?.into_iter().map(|info| info.domain).find(named)
+        // Those that it has created are called as it has them: the store is asked for the others alone.
+        let running = self.running.borrow();
+        if let Some((domain, _)) = running.iter().find(|(_, running)| running.config.name == text) {
+            return Some(*domain);
+        }
+        let others = self.hypervisor.list().ok()?.into_iter().map(|info| info.domain);
+        let mut others = others.filter(|domain| !running.contains_key(domain));
+        others.find(|domain| self.name(*domain).as_deref() == Some(text))
     }
 
     /// What a running domain was made from.
@@ -264,12 +270,12 @@ impl<H: Hypervisor> Manager<H> {
 
     /// The domains of ours that have stopped or are gone.
     fn ended(&self) -> Vec<DomId> {
-        let domains: Vec<DomId> = self.running.borrow().keys().copied().collect();
-        let stopped = |domain: &DomId| match self.hypervisor.info(*domain) {
-            Ok(info) => info.shutdown.is_some_and(|reason| reason != SHUTDOWN_SUSPEND) || info.dying,
-            Err(_) => true,
+        let Ok(infos) = self.hypervisor.list() else { return Vec::new() };
+        let goes_on = |info: &DomainInfo| {
+            info.shutdown.is_none_or(|reason| reason == SHUTDOWN_SUSPEND) && !info.dying
         };
-        domains.into_iter().filter(stopped).collect()
+        let going_on: BTreeSet<DomId> = infos.iter().filter(|i| goes_on(i)).map(|i| i.domain).collect();
+        self.running.borrow().keys().filter(|domain| !going_on.contains(domain)).copied().collect()
     }
 
     /// Does what the policy of an ended domain says.
