@@ -5,17 +5,18 @@
 //! booted as dom0, counts single operations inside the hypervisor, its own instructions around them taken
 //! off. Then our dom0 creates and destroys a guest, and tells what that and the memory took.
 
+mod boot;
 mod guest;
 mod system;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
 use crate::build::{self, Built};
-use crate::machine::{Machine, Options};
+use crate::machine::{COUNTING_CPU, Machine, Options};
 use crate::test::peer;
 use crate::{cmd, paths, setup, workspace};
 
@@ -40,9 +41,6 @@ The ratio is Oxen's figure divided by Xen's: below 1, Oxen takes less.
 
 Xen comes from Debian by `apt-get download` into ~/.cache/oxen, once.";
 
-/// Under `-icount` QEMU aborts on writes to the x2APIC's timer, and REP MOVSB counts one a byte.
-const CPU: &str = "max,-x2apic,-erms,-fsrm";
-
 /// One figure of one hypervisor.
 #[derive(Clone, PartialEq, Debug)]
 struct Figure {
@@ -55,11 +53,10 @@ struct Figure {
 pub fn command(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::For::Test)?;
     let counter = build::kernel(&workspace::packages()?, "bench")?;
-    let built = build::with(None, None)?;
-    let built = Built { ramdisk: system::ramdisk(&built)?, ..built };
-    let (oxen, _) = figures(&built, &counter, "oxen")?;
+    let (built, disk) = system::files(&build::with(None, None)?)?;
+    let (oxen, _) = figures(&built, &counter, &disk, "oxen")?;
     let on_xen = Built { hypervisor: peer::xen()?, ..built.clone() };
-    let (xen, xen_version) = figures(&on_xen, &counter, "xen")?;
+    let (xen, xen_version) = figures(&on_xen, &counter, &disk, "xen")?;
 
     let mut rows = table::rows(&oxen, &xen)?;
     let size = std::fs::metadata(&built.hypervisor)?.len() >> 10;
@@ -75,24 +72,40 @@ pub fn command(args: &Args) -> Result<ExitCode> {
 }
 
 /// All figures of the hypervisor in `built`, called `name`, and the version it gives itself.
-fn figures(built: &Built, counter: &std::path::Path, name: &str) -> Result<(Vec<Figure>, String)> {
+fn figures(built: &Built, counter: &Path, disk: &Path, name: &str) -> Result<(Vec<Figure>, String)> {
     let counting = Built { dom0: counter.to_path_buf(), ..built.clone() };
-    let mut machine = boot(&counting, &format!("bench-{name}"))?;
+    let mut counted = options(&counting);
+    counted.content.hypervisor_args += boot::ARGUMENTS;
+    let mut machine = start(counted, &format!("bench-{name}"))?;
     machine.wait_for("bench end")?;
     let mut figures = guest::figures(&machine.said())?;
+    let power_on = figures.iter().position(|f| f.name.starts_with("power-on"));
+    let power_on = power_on.context("the guest bench has not told when it began")?;
+    figures.insert(power_on + 1, boot::figure(&machine.said(), &figures[power_on])?);
     drop(machine);
-    let mut machine = boot(built, &format!("bench-{name}-system"))?;
-    let (more, version) = system::measure(&mut machine)?;
-    figures.extend(more);
+
+    let mut machine = start(options(built), &format!("bench-{name}-memory"))?;
+    let (memory, version) = system::memory(&mut machine)?;
+    drop(machine);
+
+    let crowd = Options { memory: "2G", disk: Some(disk), ..options(built) };
+    let mut machine = start(crowd, &format!("bench-{name}-system"))?;
+    figures.extend(system::lives(&mut machine)?);
+    figures.push(memory);
     Ok((figures, version))
 }
 
-/// A machine that counts instructions, its console recorded in `target/oxen/logs/NAME.log`.
-fn boot(built: &Built, name: &str) -> Result<Machine> {
-    let mut options = Options { cpu: CPU, ..Options::direct(built) };
+/// A machine that counts instructions.
+fn options(built: &Built) -> Options<'_> {
+    let mut options = Options { cpu: COUNTING_CPU, ..Options::direct(built) };
     options.more = vec!["-icount".into(), "shift=0,sleep=off".into()];
     // the date counts instructions too: Xen's start waits for a moment that depends on it
     options.more.extend(["-rtc".into(), "base=2026-01-01,clock=vm".into()]);
+    options
+}
+
+/// Starts a machine whose console is recorded in `target/oxen/logs/NAME.log`.
+fn start(options: Options<'_>, name: &str) -> Result<Machine> {
     let log = paths::logs()?.join(format!("{name}.log"));
     Machine::start(&options, &log).with_context(|| format!("see {}", log.display()))
 }

@@ -21,6 +21,10 @@ use crate::services::Forward;
 /// How long a machine may take for one step, unless the test says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// The CPU model of machines that count instructions: under `-icount` QEMU aborts on writes to the x2APIC's timer,
+/// and REP MOVSB counts one a byte.
+pub const COUNTING_CPU: &str = "max,-x2apic,-erms,-fsrm";
+
 /// How dom0's first line begins.
 pub const DOM0_SPEAKS: &str = "Oxen dom0";
 

@@ -95,6 +95,7 @@ pub fn boot(started: Started) -> ! {
         clock::tsc_hz() / 1_000_000,
         clock::tsc_hz() / 1000 % 1000
     );
+    log::debug!("entered at TSC {}", started.entered);
     let found = acpi_setup::init(info.rsdp, info.option("noreboot").is_some());
     let limit = info.option("maxcpus").and_then(|v| v.parse().ok()).unwrap_or(usize::MAX).max(1);
     let cpus = &found.cpus[..found.cpus.len().min(limit)];

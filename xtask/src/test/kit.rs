@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow};
 use crate::build::ramdisk::{self, Entry};
 use crate::build::{self, Built};
 use crate::image::{self, Content};
+use super::crowd;
 use crate::{cmd, paths, workspace};
 
 /// The hypervisor, dom0, the services and the ramdisk.
@@ -28,7 +29,7 @@ pub fn image() -> Result<&'static Path> {
 }
 
 /// [`built`] with the tests' own files in the ramdisk: each `tests/configs/NAME.cfg` as
-/// `/etc/xen/test/NAME.cfg`, each guest under `tests/guests/` as `/boot/NAME`, and `/boot/truncated`, a
+/// `/etc/xen/test/NAME.cfg`, a [`crowd`], each guest under `tests/guests/` as `/boot/NAME`, and `/boot/truncated`, a
 /// kernel whose file ends early. No domain is started by itself.
 pub fn with_test_files() -> Result<&'static Built> {
     static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
@@ -45,6 +46,7 @@ pub fn with_test_files() -> Result<&'static Built> {
             let name = entry.file_name().to_string_lossy().into_owned();
             files.push(Entry { path: format!("etc/xen/test/{name}"), data: cmd::read(&entry.path())? });
         }
+        files.extend(crowd::configs());
         let mut truncated = cmd::read(&paths::out().join("hello"))?;
         truncated.truncate(5000);
         files.push(Entry { path: "boot/truncated".into(), data: truncated });

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every crate's tests on this host, then scenarios on whole machines in QEMU.
 
+pub mod crowd;
 mod host;
 mod initramfs;
 mod kit;

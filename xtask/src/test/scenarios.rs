@@ -3,6 +3,7 @@
 mod backends;
 mod boot;
 mod conformance;
+mod crowd;
 mod damage;
 mod devices;
 mod enemy;
@@ -43,6 +44,7 @@ const ALL: &[Scenario] = &[
     ("services::hello_on_oxen", services::hello_on_oxen),
     ("services::hello_on_xen", services::hello_on_xen),
     ("services::address_by_dhcp", services::address_by_dhcp),
+    ("services::a_hundred_hellos", crowd::a_hundred_hellos),
     ("services::cable_pulled", services::cable_pulled),
     ("services::web_serves_files", web::serves_files),
     ("services::web_on_xen", web::on_xen),

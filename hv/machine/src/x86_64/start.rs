@@ -1,6 +1,6 @@
 //! From the boot stack to a machine that safe code can use: mappings, this CPU, heap, frame table.
 
-use super::{layout, paging, smp, tlb::Shootdown};
+use super::{cpu, layout, paging, smp, tlb::Shootdown};
 use crate::boot::{BootInfo, EarlyAlloc, Early, image};
 use crate::frame::{self, FrameTable, Limit};
 use crate::heap;
@@ -23,6 +23,8 @@ pub struct Started {
     pub m2p: Range<u64>,
     /// Bytes that the hypervisor keeps for itself: image, tables, first heap.
     pub kept: u64,
+    /// The TSC's value when the loader had handed over.
+    pub entered: u64,
 }
 
 /// Does it all, on the BSP. `magic` and `at` are what the loader left in eax and ebx.
@@ -30,6 +32,7 @@ pub struct Started {
 /// # Errors
 /// What the machine lacks.
 pub fn start(magic: u32, at: u32) -> Result<Started, &'static str> {
+    let entered = cpu::rdtsc();
     if STARTED.swap(true, SeqCst) {
         return Err("started twice");
     }
@@ -87,7 +90,7 @@ pub fn start(magic: u32, at: u32) -> Result<Started, &'static str> {
         },
     );
     let kept = taken.end - taken.start + (info.image.end - info.image.start);
-    Ok(Started { info, m2p: m2p >> 12..(m2p + m2p_bytes) >> 12, kept })
+    Ok(Started { info, m2p: m2p >> 12..(m2p + m2p_bytes) >> 12, kept, entered })
 }
 
 /// The order of a block that holds so many bytes.
