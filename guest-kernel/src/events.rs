@@ -5,9 +5,10 @@
 
 use crate::Local;
 use crate::share::Doorbell;
+use crate::wait::WaitList;
 use alloc::collections::BTreeMap;
 use core::future::poll_fn;
-use core::task::{Context, Poll, Waker};
+use core::task::{Context, Poll};
 use guest_machine::hypercall::{self, Result, event_channel_op, physdev_op};
 use guest_machine::shared_info;
 use shared_abi::event_channel::*;
@@ -17,7 +18,7 @@ use shared_abi::{DomId, Port, VcpuId};
 #[derive(Default)]
 struct Slot {
     pending: bool,
-    waiter: Option<Waker>,
+    waiters: WaitList,
 }
 
 static SLOTS: Local<BTreeMap<Port, Slot>> = Local::new(BTreeMap::new);
@@ -28,9 +29,7 @@ pub(crate) fn deliver() {
         SLOTS.with(|slots| match slots.get_mut(&port) {
             Some(slot) => {
                 slot.pending = true;
-                if let Some(waker) = slot.waiter.take() {
-                    waker.wake();
-                }
+                slot.waiters.wake_all();
             }
             // A port that was closed a moment ago.
             None => shared_info::mask(port),
@@ -113,10 +112,23 @@ impl EventChannel {
         let _ = event_channel_op(&mut EvtchnSend { port: self.port });
     }
 
-    /// Waits until at least one event came since the last time. One task at a time: a second
-    /// one takes the first one's place.
+    /// Waits until at least one event came since the last time. Several tasks may wait: an event
+    /// wakes them all. One that came while nobody waited is kept for the first who does.
     pub async fn wait(&self) {
-        poll_fn(|cx| self.poll_raised(cx)).await
+        let mut parked = false;
+        poll_fn(|cx| {
+            SLOTS.with(|slots| {
+                let slot = slots.entry(self.port).or_default();
+                // Another task may have taken the mark of the event that woke this one.
+                if core::mem::take(&mut slot.pending) || (parked && !slot.waiters.is_parked(cx)) {
+                    return Poll::Ready(());
+                }
+                parked = true;
+                slot.waiters.park(cx);
+                Poll::Pending
+            })
+        })
+        .await
     }
 
     /// Whether an event came since the last time, without waiting.
@@ -151,7 +163,7 @@ impl Doorbell for EventChannel {
             if core::mem::take(&mut slot.pending) {
                 return Poll::Ready(());
             }
-            slot.waiter = Some(cx.waker().clone());
+            slot.waiters.park(cx);
             Poll::Pending
         })
     }
@@ -171,6 +183,8 @@ impl Drop for EventChannel {
 mod tests {
     use super::*;
     use crate::executor;
+    use alloc::rc::Rc;
+    use alloc::vec::Vec;
 
     #[test]
     fn an_event_wakes_its_waiter_and_is_not_lost_before_the_wait() {
@@ -188,6 +202,30 @@ mod tests {
             // Closed by the drop: an event now disturbs nobody.
             shared_info::raise(Port(9));
             executor::yield_now().await;
+        });
+    }
+
+    /// A second task that waited used to take the first one's place, which then slept for ever.
+    #[test]
+    fn an_event_wakes_everybody_who_waits() {
+        executor::block_on(async {
+            let channel = Rc::new(EventChannel::adopt(Port(11)));
+            for _ in 0..3 {
+                let tasks: Vec<_> = (0..3)
+                    .map(|_| {
+                        let channel = channel.clone();
+                        executor::spawn(async move { channel.wait().await })
+                    })
+                    .collect();
+                executor::yield_now().await;
+                assert!(tasks.iter().all(|task| !task.is_finished()));
+                shared_info::raise(Port(11));
+                for task in tasks {
+                    assert_eq!(task.await, Some(()));
+                }
+            }
+            // And no mark is left of it.
+            assert!(!channel.take_pending());
         });
     }
 }

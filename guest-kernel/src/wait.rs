@@ -21,9 +21,14 @@ impl WaitList {
 
     /// Wakes this task at the next `wake_…`.
     pub fn park(&mut self, cx: &Context<'_>) {
-        if !self.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+        if !self.is_parked(cx) {
             self.wakers.push(cx.waker().clone());
         }
+    }
+
+    /// Whether this task is parked.
+    pub fn is_parked(&self, cx: &Context<'_>) -> bool {
+        self.wakers.iter().any(|waker| waker.will_wake(cx.waker()))
     }
 
     /// Wakes the task that has parked last.

@@ -15,7 +15,7 @@ mod wire;
 
 pub use ring::over_ring;
 pub use watch::Watch;
-pub use wire::{Message, Permission, Permissions};
+pub use wire::{DirectoryPart, Message, Permission, Permissions};
 
 use crate::executor::{Receiver, Sender, channel, spawn};
 use crate::hypercall::Errno;
@@ -35,6 +35,9 @@ pub type Result<T> = core::result::Result<T, Errno>;
 
 /// Messages that may wait in one direction.
 const QUEUE: usize = 16;
+
+/// How often a long directory is read from its beginning when it changes meanwhile.
+const TRIES: usize = 16;
 
 type Reply = core::result::Result<Vec<u8>, Errno>;
 
@@ -188,10 +191,36 @@ impl Xenstore {
         self.path_request(XS_RM, path, &[]).await.map(drop)
     }
 
-    /// The names of a node's children.
+    /// The names of a node's children. More than fit into a message come in parts; `EAGAIN` if they
+    /// change faster than they can be read.
     pub async fn directory(&self, path: &str) -> Result<Vec<String>> {
-        let payload = self.path_request(XS_DIRECTORY, path, &[]).await?;
-        Ok(wire::strings(&payload).map(String::from).collect())
+        match self.path_request(XS_DIRECTORY, path, &[]).await {
+            Ok(payload) => Ok(wire::strings(&payload).map(String::from).collect()),
+            Err(Errno::E2BIG) => self.long_directory(path).await,
+            Err(errno) => Err(errno),
+        }
+    }
+
+    async fn long_directory(&self, path: &str) -> Result<Vec<String>> {
+        'again: for _ in 0..TRIES {
+            let (mut names, mut generation) = (Vec::new(), None);
+            loop {
+                let offset = format!("{}\0", names.len());
+                let reply = self.path_request(XS_DIRECTORY_PART, path, offset.as_bytes()).await?;
+                let part = DirectoryPart::parse(&reply).ok_or(Errno::EIO)?;
+                if generation.get_or_insert_with(|| part.generation.to_vec()) != part.generation {
+                    continue 'again;
+                }
+                names.extend_from_slice(part.names);
+                if part.last {
+                    return Ok(wire::strings(&names).map(String::from).collect());
+                }
+                if part.names.is_empty() {
+                    return Err(Errno::EIO);
+                }
+            }
+        }
+        Err(Errno::EAGAIN)
     }
 
     /// A node's permissions.

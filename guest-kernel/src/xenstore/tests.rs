@@ -42,7 +42,28 @@ impl Daemon {
                 let mut names: Vec<&str> = names.collect();
                 names.dedup();
                 let payload: String = names.iter().flat_map(|name| [name, "\0"]).collect();
-                if names.is_empty() { Err(Errno::ENOENT) } else { Ok(payload.into_bytes()) }
+                match payload.len() {
+                    0 => Err(Errno::ENOENT),
+                    1..=XENSTORE_PAYLOAD_MAX => Ok(payload.into_bytes()),
+                    _ => Err(Errno::E2BIG),
+                }
+            }
+            XS_DIRECTORY_PART => {
+                let below = format!("{path}/");
+                let names = self.nodes.keys().filter_map(|node| node.strip_prefix(&below));
+                let all: String = names.flat_map(|name| [name, "\0"]).collect();
+                let offset: usize = parts[1].parse().expect("an offset");
+                let whole = all[offset..].split_inclusive('\0').scan(0, |sum, name| {
+                    *sum += name.len();
+                    (*sum < 1000).then_some(name)
+                });
+                let whole: String = whole.collect();
+                let last = if offset + whole.len() == all.len() { "\0" } else { "" };
+                if self.conflicts > 0 && offset > 0 {
+                    self.conflicts -= 1;
+                    self.started += 1;
+                }
+                Ok(format!("{}\0{whole}{last}", self.started).into_bytes())
             }
             XS_RM => self.nodes.remove(&path).map(|_| b"OK\0".to_vec()).ok_or(Errno::ENOENT),
             XS_WATCH => {
@@ -256,5 +277,35 @@ fn permissions_print_as_the_protocol_has_them() {
     assert_eq!(Permissions::parse(b"n3\0r0\0"), Some(perms));
     for bad in [&b""[..], b"\0", b"x3\0", b"r\0", b"r99999\0"] {
         assert_eq!(Permissions::parse(bad), None);
+    }
+}
+
+/// A domain with hundreds of devices: its directory does not fit into a message.
+#[test]
+fn a_long_directory_is_read_in_parts_and_again_if_it_changes() {
+    block_on(async {
+        for (conflicts, expected) in [(0, Ok(700)), (5, Ok(700)), (100, Err(Errno::EAGAIN))] {
+            let (store, daemon) = served();
+            for number in 0..700 {
+                daemon.borrow_mut().nodes.insert(format!("d/{number:06}"), vec![]);
+            }
+            daemon.borrow_mut().conflicts = conflicts;
+            let names = store.directory("d").await;
+            assert_eq!(names.as_ref().map(Vec::len).map_err(|errno| *errno), expected);
+            if let Ok(names) = names {
+                assert!((0..700).all(|number| names[number] == format!("{number:06}")));
+            }
+        }
+    });
+}
+
+proptest! {
+    /// Whatever a daemon answers: parsed or refused, and never beyond its end.
+    #[test]
+    fn any_part_of_a_directory_is_parsed_or_refused(payload in prop::collection::vec(0u8..3, 0..20)) {
+        if let Some(part) = DirectoryPart::parse(&payload) {
+            prop_assert!(part.generation.len() + part.names.len() < payload.len());
+            prop_assert!(part.names.last().is_none_or(|byte| *byte == 0));
+        }
     }
 }

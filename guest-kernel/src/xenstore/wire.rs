@@ -7,6 +7,32 @@ use shared_abi::DomId;
 use shared_abi::io::xs_wire::{XENSTORE_PAYLOAD_MAX, XS_ERROR, XSD_ERRORS, XsdSockmsg};
 use zerocopy::{FromBytes, IntoBytes};
 
+/// A reply to `XS_DIRECTORY_PART`: what fits of a node's children, from an offset on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirectoryPart<'a> {
+    /// Changes with the node: parts of different generations do not belong together.
+    pub generation: &'a [u8],
+    /// Names, each ended by a zero. The next part's offset is this one's and their length.
+    pub names: &'a [u8],
+    /// There are no more.
+    pub last: bool,
+}
+
+impl DirectoryPart<'_> {
+    /// Takes a reply apart: the generation, the names, and an empty name behind the last one.
+    pub fn parse(payload: &[u8]) -> Option<DirectoryPart<'_>> {
+        let cut = payload.iter().position(|byte| *byte == 0)?;
+        let (generation, rest) = (&payload[..cut], &payload[cut + 1..]);
+        let (names, last) = match rest {
+            [0] => (&rest[..0], true),
+            [names @ .., 0, 0] => (&rest[..names.len() + 1], true),
+            [.., 0] => (rest, false),
+            _ => return None,
+        };
+        Some(DirectoryPart { generation, names, last })
+    }
+}
+
 /// A request, a reply or a watch event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {

@@ -6,12 +6,14 @@ use super::perms::{Perms, Who};
 use super::quota::Quota;
 use super::server::{ConnId, Server};
 use super::wire::{Message, PAYLOAD_MAX};
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::Poll;
+use guest_kernel::xenstore::DirectoryPart;
 use shared_abi::io::xs_wire;
 
 /// A privileged connection. Dropping it ends it, with its watches and transactions.
@@ -78,8 +80,26 @@ impl Client {
 
     /// Names of the nodes below `path`.
     pub fn directory(&self, path: &str) -> Result<Vec<String>, Error> {
-        let names = self.on(xs_wire::XS_DIRECTORY, path, b"")?;
+        let names = match self.on(xs_wire::XS_DIRECTORY, path, b"") {
+            Err(Error::E2BIG) => self.long_directory(path)?,
+            names => names?,
+        };
         Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(text).collect())
+    }
+
+    /// The names, each ended by a zero, that are too long for one message. Nothing changes between the
+    /// parts: nobody else runs.
+    fn long_directory(&self, path: &str) -> Result<Vec<u8>, Error> {
+        let mut names = Vec::new();
+        loop {
+            let offset = format!("{}\0", names.len());
+            let reply = self.on(xs_wire::XS_DIRECTORY_PART, path, offset.as_bytes())?;
+            let part = DirectoryPart::parse(&reply).ok_or(Error::EIO)?;
+            names.extend_from_slice(part.names);
+            if part.last || part.names.is_empty() {
+                return Ok(names);
+            }
+        }
     }
 
     /// Sets the permissions of `path`.

@@ -522,6 +522,10 @@ fn each_quota_stops_a_guest_and_is_named_once_in_the_log() {
     }
     assert_eq!(go(xs_wire::XS_READ, 1, "/\0"), Err("ENOSPC".into()));
     assert_eq!(go(xs_wire::XS_WRITE, 0, &format!("{}\0x", "p".repeat(2049))), Err("EINVAL".into()));
+    // Over and over, in turns: a guest does not fill the log with it.
+    for _ in 0..10 {
+        assert!(go(xs_wire::XS_WATCH, 0, "c\0t\0").is_err() && go(xs_wire::XS_WRITE, 0, "d\0x").is_err());
+    }
     call(&mut server, dom0, xs_wire::XS_WRITE, 0, &format!("/big\0{big}")).unwrap();
 
     let log = host.0.borrow().join("\n");
@@ -605,6 +609,8 @@ fn a_long_directory_comes_in_parts() {
         }
     }
     assert_eq!(seen, names);
+    let server = Rc::new(RefCell::new(server));
+    assert_eq!(Client::new(&server).directory("/d"), Ok(names));
 }
 
 #[test]
@@ -627,4 +633,22 @@ fn the_client_repeats_a_transaction_that_conflicts() {
     client.watch("/n", "token").unwrap();
     assert_eq!(client.try_event().unwrap().token, "token");
     assert!(client.directory("/absent").is_err() && client.read_text(Path::root().as_str()).is_some());
+}
+
+/// XSA-326 and XSA-349: dom0 hears of what guests do to nodes that it watches. Events for it used to be
+/// queued however many there were, so guests that write faster than dom0 reads could fill its memory.
+#[test]
+fn a_guest_cannot_fill_dom0s_queue_of_events() {
+    let (mut server, dom0, guest) = guest_with_home(&FakeHost::default());
+    for token in ["a", "b"] {
+        call(&mut server, dom0, xs_wire::XS_WATCH, 0, &format!("/local/domain/1\0{token}\0")).unwrap();
+    }
+    events(&mut server, dom0);
+    for _ in 0..3 {
+        for n in 0..1000 {
+            call(&mut server, guest, xs_wire::XS_WRITE, 0, &format!("state\0{n}")).unwrap();
+        }
+        assert_eq!(server.output_len(dom0), 2);
+        assert_eq!(events(&mut server, dom0).len(), 2);
+    }
 }

@@ -11,7 +11,7 @@ use super::transaction::{Change, Transaction, View};
 use super::watches::{Event, Watches};
 use super::wire::{Message, PAYLOAD_MAX, strings};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -42,9 +42,12 @@ struct Conn {
     who: Who,
     out: VecDeque<Message>,
     out_bytes: usize,
+    /// Payloads of the events in `out`: none is there twice.
+    events: BTreeSet<Vec<u8>>,
     transactions: BTreeMap<u32, Transaction>,
     last_transaction: u32,
-    quota_logged: Option<Quota>,
+    /// The quotas whose limit this connection has reached; each is told of once.
+    quotas_told: Vec<Quota>,
     closed: bool,
     waker: Option<Waker>,
 }
@@ -89,9 +92,10 @@ impl Server {
             who,
             out: VecDeque::new(),
             out_bytes: 0,
+            events: BTreeSet::new(),
             transactions: BTreeMap::new(),
             last_transaction: 0,
-            quota_logged: None,
+            quotas_told: Vec::new(),
             closed: false,
             waker: None,
         };
@@ -118,6 +122,7 @@ impl Server {
         }
         state.out.clear();
         state.out_bytes = 0;
+        state.events.clear();
         state.transactions.clear();
         if let Some(waker) = state.waker.take() {
             waker.wake();
@@ -140,6 +145,9 @@ impl Server {
         let state = self.conns.get_mut(&conn)?;
         let message = state.out.pop_front()?;
         state.out_bytes = state.out_bytes.saturating_sub(message.encoded_len());
+        if message.kind == xs_wire::XS_WATCH_EVENT {
+            state.events.remove(&message.payload);
+        }
         Some(message)
     }
 
@@ -192,7 +200,8 @@ impl Server {
     fn log_quota(&mut self, conn: ConnId, error: Error) {
         let Error::Quota(quota) = error else { return };
         let Some(state) = self.conns.get_mut(&conn) else { return };
-        if state.quota_logged.replace(quota) != Some(quota) {
+        if !state.quotas_told.contains(&quota) {
+            state.quotas_told.push(quota);
             let (name, limit) = (quota.name(), self.quotas.get(quota));
             self.host.log(format_args!(
                 "xenstored: dom{} reached its quota \"{name}\" ({limit}): {}",
@@ -331,7 +340,7 @@ impl Server {
         self.store.usage(state.who.domain).bytes
             + self.watches.usage(conn).bytes
             + transactions
-            + state.out_bytes
+            + 2 * state.out_bytes
     }
 
     fn check_memory(&self, conn: ConnId, who: &Who) -> Result<(), Error> {
@@ -443,17 +452,21 @@ impl Server {
     fn queue_event(&mut self, event: Option<Event>) {
         let Some(Event { conn, path, token }) = event else { return };
         let payload = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat();
-        let message = Message { kind: xs_wire::XS_WATCH_EVENT, request: 0, transaction: 0, payload };
-        if let Some(state) = self.conns.get(&conn)
-            && !state.who.privileged
-        {
-            if state.out.contains(&message) {
-                return;
-            }
-            if state.out.len() >= EVENTS_MAX || self.memory(conn) > 2 * self.quotas.get(Quota::Memory) {
-                return self.ignore(conn, format_args!("it does not take its watch events"));
-            }
+        let Some(state) = self.conns.get(&conn) else { return };
+        // One that waits already says as much. So what waits for dom0, too, has a bound, whatever
+        // guests do below the nodes that it watches: the nodes they own.
+        if state.closed || state.events.contains(&payload) {
+            return;
         }
+        if !state.who.privileged
+            && (state.out.len() >= EVENTS_MAX || self.memory(conn) > 2 * self.quotas.get(Quota::Memory))
+        {
+            return self.ignore(conn, format_args!("it does not take its watch events"));
+        }
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.events.insert(payload.clone());
+        }
+        let message = Message { kind: xs_wire::XS_WATCH_EVENT, request: 0, transaction: 0, payload };
         self.queue(conn, message);
     }
 

@@ -23,7 +23,9 @@ const BATCH: usize = 64;
 /// Packets kept for a guest that is slow to take them; the next are dropped.
 pub(super) const QUEUE: usize = 128;
 /// Bytes kept for it.
-const QUEUE_BYTES: usize = 512 << 10;
+const QUEUE_BYTES: usize = 256 << 10;
+/// Buffers of ordinary frames kept for the next ones.
+const SPARE: usize = 32;
 const _: () = assert!(LARGE_FRAME.div_ceil(PAGE_SIZE) < BATCH);
 
 struct Queued {
@@ -175,7 +177,7 @@ impl<M: SharedMem> ReceiveSide<M> {
             results = others;
             self.respond(&packet, own.iter().all(|good| *good))?;
             self.queued_bytes -= packet.bytes.len();
-            if packet.bytes.capacity() == FRAME_BUFFER {
+            if packet.bytes.capacity() == FRAME_BUFFER && self.spare.len() < SPARE {
                 let mut bytes = packet.bytes;
                 bytes.clear();
                 self.spare.push(bytes);

@@ -33,7 +33,9 @@ impl<H: Hypervisor> Shell<H> {
         let names = self.manager.store.directory(&above).unwrap_or_default();
         let device = |name: &String| {
             let front = format!("{above}/{name}");
-            let backend = self.manager.store.read_text(&format!("{front}/backend")).unwrap_or_default();
+            // The frontend's directory is the guest's: what is printed as text comes from dom0's own record.
+            let record = format!("/libxl/{}/device/{kind}/{name}/backend", domain.0);
+            let backend = self.manager.store.read_text(&record).unwrap_or_default();
             Device {
                 number: name.parse().unwrap_or(-1),
                 backend_id: self.number(&format!("{front}/backend-id")),
@@ -84,7 +86,8 @@ impl<H: Hypervisor> Shell<H> {
                 if port < 0 {
                     port = self.number(&format!("{}/event-channel-tx", device.front));
                 }
-                let mac = self.manager.store.read_text(&format!("{}/mac", device.front)).unwrap_or_default();
+                let mac =
+                    self.manager.store.read_text(&format!("{}/mac", device.backend)).unwrap_or_default();
                 let handle = self.number(&format!("{}/handle", device.front));
                 let tx = self.number(&format!("{}/tx-ring-ref", device.front));
                 let rx = self.number(&format!("{}/rx-ring-ref", device.front));
@@ -129,7 +132,7 @@ impl<H: Hypervisor> Shell<H> {
         let index = match Mac::parse(word) {
             Some(_) => {
                 let has = |device: &Device| {
-                    let mac = self.manager.store.read_text(&format!("{}/mac", device.front));
+                    let mac = self.manager.store.read_text(&format!("{}/mac", device.backend));
                     mac.is_some_and(|mac| mac.eq_ignore_ascii_case(word))
                 };
                 self.devices(domain, "vif").into_iter().find(has).map(|device| device.number)
