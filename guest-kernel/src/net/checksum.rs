@@ -67,17 +67,19 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 
-/// The sum of the bytes as 16-bit words, not yet folded. A frame's length keeps it from overflow.
+/// The sum of the bytes as 16-bit words, folded to 33 bits: a sum of some of these does not overflow.
+///
+/// It is taken over 64-bit words with the carry put back in, which is the same modulo 2^16 - 1.
 fn sum(bytes: &[u8]) -> u64 {
-    let mut total = 0u64;
-    let mut words = bytes.chunks_exact(4);
-    for word in &mut words {
-        total += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-    }
-    let mut last = [0; 4];
-    let rest = words.remainder();
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    total + u64::from(u32::from_ne_bytes(last))
+    let mut total = u64::from_ne_bytes(last);
+    for word in words {
+        let (more, carry) = total.overflowing_add(u64::from_ne_bytes(*word));
+        total = more + u64::from(carry);
+    }
+    (total & 0xffff_ffff) + (total >> 32)
 }
 
 fn fold(mut total: u64) -> u16 {
@@ -87,14 +89,22 @@ fn fold(mut total: u64) -> u16 {
     total as u16
 }
 
-/// Computes the checksum of the frame's TCP or UDP segment. False if it has none to compute.
-pub fn fill(frame: &mut [u8]) -> bool {
-    let Some(segment) = locate(frame) else { return false };
-    frame[segment.field..segment.field + 2].fill(0);
-    let value = !fold(segment.pseudo + sum(&frame[segment.start..segment.end]));
+/// The checksum of the frame's TCP or UDP segment, and the offset of its field, whatever stands there
+/// now. `None` if it has none to compute.
+pub fn compute(frame: &[u8]) -> Option<(usize, [u8; 2])> {
+    let segment = locate(frame)?;
+    // The field is at an even offset: what is before it and what is behind it are whole words.
+    let before = sum(&frame[segment.start..segment.field]);
+    let value = !fold(segment.pseudo + before + sum(&frame[segment.field + 2..segment.end]));
     // A UDP checksum of zero would say that there is none.
     let value = if segment.udp && value == 0 { 0xffff } else { value };
-    frame[segment.field..segment.field + 2].copy_from_slice(&value.to_ne_bytes());
+    Some((segment.field, value.to_ne_bytes()))
+}
+
+/// Fills the checksum of the frame's TCP or UDP segment in. False if it has none to compute.
+pub fn fill(frame: &mut [u8]) -> bool {
+    let Some((field, value)) = compute(frame) else { return false };
+    frame[field..field + 2].copy_from_slice(&value);
     true
 }
 

@@ -214,13 +214,11 @@ impl<N: Doorbell, K: Doorbell> Nic<N, K> {
         let Some(buffer) = side.free.pop() else { return Ok(false) };
         // The header before it is zero for good: the device only reads it.
         let at = Side::offset(buffer) + HEADER;
-        if frame.checksum == Checksum::Blank {
-            let mut bytes = [0; MAX_FRAME];
-            bytes[..len].copy_from_slice(frame.bytes);
-            checksum::fill(&mut bytes[..len]);
-            side.buffers.write_bytes(at, &bytes[..len]);
-        } else {
-            side.buffers.write_bytes(at, frame.bytes);
+        side.buffers.write_bytes(at, frame.bytes);
+        if frame.checksum == Checksum::Blank
+            && let Some((field, value)) = checksum::compute(frame.bytes)
+        {
+            side.buffers.write_bytes(at + field, &value);
         }
         side.push(buffer, HEADER + len, false);
         Ok(true)
