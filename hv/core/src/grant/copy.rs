@@ -31,12 +31,30 @@ pub trait Tables<'t> {
     fn ended(&self, dom: Self::Domain);
 }
 
-/// How a request names one side's frame: reference or number, whose, and whether by reference.
-type Name = (u64, DomId, bool);
+/// How a request names one side's frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Name {
+    /// The reference, or the frame's number.
+    number: u64,
+    dom: DomId,
+    by_ref: bool,
+}
 
-#[inline]
-fn name(ptr: &GnttabCopyPtr, by_ref: bool) -> Name {
-    (ptr.gmfn().0, ptr.domid, by_ref)
+impl Name {
+    #[inline]
+    fn new(ptr: &GnttabCopyPtr, by_ref: bool) -> Name {
+        Name { number: ptr.gmfn().0, dom: ptr.domid, by_ref }
+    }
+
+    #[inline]
+    fn gref(self) -> GrantRef {
+        GrantRef(self.number as u32)
+    }
+
+    /// What is named by number must be the caller's own.
+    fn own(self) -> Result<Mfn, Failure> {
+        if self.dom == DomId::SELF { Ok(Mfn(self.number)) } else { Err(GNTST_PERMISSION_DENIED.into()) }
+    }
 }
 
 /// A claimed source. Its frame stays by the use of its grant, or by a reference to one's own.
@@ -82,12 +100,12 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     /// `GNTST_BAD_DOMAIN`; else as for a mapping. [`Failure::Again`] has copied nothing.
     #[inline]
     pub fn copy(&mut self, op: &GnttabCopy, work: &mut Work<'_>) -> Result<(), Failure> {
-        let source = name(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0);
+        let source = Name::new(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0);
         if self.source.as_ref().is_none_or(|side| side.name != source) {
             self.end_source(work);
             self.claim_source(source)?;
         }
-        let dest = name(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0);
+        let dest = Name::new(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0);
         if self.dest.as_ref().is_none_or(|side| side.name != dest) {
             self.end_dest(work);
             self.claim_dest(dest, work)?;
@@ -108,7 +126,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
         self.end_source(work);
     }
 
-    #[inline]
+    #[inline(always)]
     fn end_source(&mut self, work: &mut Work<'_>) {
         if let Some(source) = self.source.take() {
             match source.held {
@@ -118,7 +136,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn end_dest(&mut self, work: &mut Work<'_>) {
         if let Some(dest) = self.dest.take() {
             dest.frame.release(work);
@@ -129,13 +147,13 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     }
 
     fn claim_source(&mut self, name: Name) -> Result<(), Failure> {
-        let (view, held) = if name.2 {
+        let (view, held) = if name.by_ref {
             let granter = self.granter(name)?;
             let using = Use { by: self.me, write: false, map: false };
-            let view = self.tables.with(&granter, |table| table.pin(gref(name), using, 1).map(Frame::view))?;
+            let view = self.tables.with(&granter, |table| table.pin(name.gref(), using, 1).map(Frame::view))?;
             (view, Held::Granted(granter))
         } else {
-            let frame = self.frames.get(own(name)?, self.me);
+            let frame = self.frames.get(name.own()?, self.me);
             let frame = frame.map_err(|stop| Failure::stop(stop, GNTST_BAD_PAGE))?;
             (frame.view(), Held::Own(frame))
         };
@@ -145,17 +163,17 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
 
     fn claim_dest(&mut self, name: Name, work: &mut Work<'_>) -> Result<(), Failure> {
         let error = |stop| Failure::stop(stop, GNTST_GENERAL_ERROR);
-        let (frame, granter) = if name.2 {
+        let (frame, granter) = if name.by_ref {
             let granter = self.granter(name)?;
             let using = Use { by: self.me, write: true, map: false };
             let frame = self.tables.with(&granter, |table| {
-                let mfn = table.pin(gref(name), using, 1)?.mfn();
+                let mfn = table.pin(name.gref(), using, 1)?.mfn();
                 let frame = self.frames.get_writable(mfn, table.owner(), work).map_err(error);
-                frame.inspect_err(|_| table.unpin(gref(name), true, 1))
+                frame.inspect_err(|_| table.unpin(name.gref(), true, 1))
             })?;
             (frame, Some(granter))
         } else {
-            let mfn = own(name)?;
+            let mfn = name.own()?;
             let frame = self.frames.get_writable(mfn, self.me, work).map_err(|stop| {
                 // Not one's own: a bad page. One's own, but in use as a page table: an error.
                 let is_own = self.frames.get(mfn, self.me).is_ok();
@@ -168,23 +186,13 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     }
 
     #[inline]
-    fn granter(&self, (_, dom, _): Name) -> Result<T::Domain, Failure> {
-        Ok(self.tables.find(dom).ok_or(GNTST_BAD_DOMAIN)?)
+    fn granter(&self, name: Name) -> Result<T::Domain, Failure> {
+        Ok(self.tables.find(name.dom).ok_or(GNTST_BAD_DOMAIN)?)
     }
 
     #[inline]
     fn end_use(&self, name: Name, write: bool, granter: T::Domain) {
-        self.tables.with(&granter, |table| table.unpin(gref(name), write, 1));
+        self.tables.with(&granter, |table| table.unpin(name.gref(), write, 1));
         self.tables.ended(granter);
     }
-}
-
-#[inline]
-fn gref((gref, _, _): Name) -> GrantRef {
-    GrantRef(gref as u32)
-}
-
-/// What a side by frame number must be: the caller's own.
-fn own((number, dom, _): Name) -> Result<Mfn, Failure> {
-    if dom == DomId::SELF { Ok(Mfn(number)) } else { Err(GNTST_PERMISSION_DENIED.into()) }
 }

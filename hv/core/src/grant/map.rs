@@ -89,6 +89,7 @@ fn entry_flags(flags: u32) -> u64 {
 
 impl<'t> Space<'_, 't> {
     /// The L1 slot that `address` names.
+    #[inline(always)]
     fn slot(&self, address: u64, by_pte: bool) -> Result<(Table<'t>, usize), i16> {
         if !by_pte {
             return self.frames.find_l1(self.root, self.dom, address).ok_or(GNTST_GENERAL_ERROR);
@@ -119,7 +120,7 @@ impl<'t> Space<'_, 't> {
     }
 
     /// Takes the mapping's entry out of its slot.
-    #[inline]
+    #[inline(always)]
     fn leave(&mut self, mapping: &Track<'_>, address: u64) -> Result<FlushDue, Failure> {
         let (table, index) = self.slot(address, mapping.has(GNTMAP_CONTAINS_PTE))?;
         let done = self.frames.unmap_grant(&table, index, mapping.mfn, mapping.write(), self.work);

@@ -149,7 +149,7 @@ impl<'t> GrantTable<'t> {
     /// `GNTST_BAD_GNTREF` past the table's end; `GNTST_GENERAL_ERROR` when the entry does not
     /// grant this, is in use by another domain, keeps changing, or its domain is dying;
     /// `GNTST_BAD_PAGE` when its frame is not its owner's; `GNTST_NO_SPACE`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pin(&mut self, gref: GrantRef, using: Use, count: u32) -> Result<&Frame<'t, Held>, Failure> {
         let GrantTable { frames, owner, shared, pinned, .. } = self;
         let holder = shared.get_mut((gref.0 / ENTRIES) as usize).ok_or(GNTST_BAD_GNTREF)?;
@@ -168,7 +168,8 @@ impl<'t> GrantTable<'t> {
                 entry.clear(GTF_READING | GTF_WRITING);
                 Failure::stop(stop, GNTST_BAD_PAGE)
             })?;
-            active.frame = Some(frame);
+            // There was none to drop.
+            core::mem::forget(active.frame.replace(frame));
             active.by = using.by;
             *pinned += 1;
         } else if active.by != using.by {

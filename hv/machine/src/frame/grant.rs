@@ -71,7 +71,7 @@ impl FrameTable {
     ///
     /// # Errors
     /// `EINVAL` if the entry maps something else; nothing is changed then.
-    #[inline]
+    #[inline(always)]
     pub fn unmap_grant(
         &self,
         table: &Table<'_>,

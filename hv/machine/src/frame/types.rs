@@ -150,7 +150,7 @@ impl Drop for Work<'_> {
 
 impl FrameTable {
     /// A plain reference to a frame of `owner`'s: it may be read, and stays `owner`'s.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, mfn: Mfn, owner: DomId) -> Progress<Frame<'_, Held>> {
         let (mfn, entry) = self.find(mfn).ok_or(EINVAL)?;
         entry.get_ref(owner)?;
