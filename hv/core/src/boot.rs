@@ -6,7 +6,7 @@ use crate::{acpi_setup, console, irq, run};
 use hv_machine::boot::BootInfo;
 use hv_machine::heap;
 use hv_machine::x86_64::start::{self, ModuleBytes, Started};
-use hv_machine::x86_64::{apic, clock, smp, uart};
+use hv_machine::x86_64::{apic, clock, smp, speculation, uart};
 
 /// The serial console's settings: `console=none`, `com1=BAUD`, `com2=BAUD`.
 fn serial(info: &BootInfo) {
@@ -96,6 +96,7 @@ pub fn boot(started: Started) -> ! {
         clock::tsc_hz() / 1000 % 1000
     );
     log::debug!("entered at TSC {}", started.entered);
+    log::info!("speculation: {}", speculation::found());
     let found = acpi_setup::init(info.rsdp, info.option("noreboot").is_some());
     let limit = info.option("maxcpus").and_then(|v| v.parse().ok()).unwrap_or(usize::MAX).max(1);
     let cpus = &found.cpus[..found.cpus.len().min(limit)];

@@ -17,11 +17,11 @@ use crate::time::{State, TimerQueue, VcpuTimer};
 use crate::{mm, trap};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
 use hv_machine::boot::BootInfo;
 use hv_machine::guest_mem;
 use hv_machine::lock::{Mutex, rank};
-use hv_machine::x86_64::{apic, clock, cpu, percpu, smp, tlb};
+use hv_machine::x86_64::{apic, clock, cpu, percpu, smp, speculation, tlb};
 use shared_abi::vcpu::VcpuRunstateInfo;
 use shared_abi::xen::{VIRQ_TIMER, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VcpuTimeInfo};
 use shared_abi::{DomId, Errno, GuestAddr};
@@ -295,6 +295,9 @@ fn update_areas(v: &Vcpu, dom: &Domain) {
 
 // ---- the loop
 
+/// The domain whose vcpu each CPU ran last.
+static LAST: [AtomicU16; percpu::MAX_CPUS] = [const { AtomicU16::new(u16::MAX) }; percpu::MAX_CPUS];
+
 /// Loads a vcpu's registers into this CPU. False: it has lost a data segment.
 fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     unqueue_timer(vcpu);
@@ -304,6 +307,9 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     vcpu.timers.lock().poll = None;
     dom.ports.pollers.done(vcpu.id);
     cx.info = vcpu.info.get().copied().unwrap_or(Info::none());
+    if LAST[c].swap(dom.id.0, Relaxed) != dom.id.0 {
+        speculation::another_domain();
+    }
     mm::load_gdt(cx);
     mm::load_ldt(cx);
     mm::load_root(if cx.kernel_mode { cx.kernel_root.as_ref() } else { cx.user_root.as_ref() });

@@ -7,7 +7,7 @@
 
 use crate::frame::{CLOCK, Frame, L4};
 use shared_abi::Errno;
-use crate::x86_64::{cpu, fpu::FpuState, paging, percpu};
+use crate::x86_64::{cpu, fpu::FpuState, paging, percpu, speculation};
 
 /// Why a guest stopped running. Below 32 an exception, below 256 an interrupt, else one of these.
 pub mod exit {
@@ -153,6 +153,7 @@ impl VcpuState {
     pub fn enter(&mut self) -> u32 {
         // A flush that another CPU asks for comes as an interrupt, which the guest is left for at once.
         let r = &mut self.block.regs;
+        speculation::before_guest();
         // SAFETY: GS is this CPU's block. The registers are entered in ring 3 with interrupts on: by sysret
         // from values that came by syscall (rflags as the CPU saved them, selectors constant), else forced
         // here. The block is exclusively borrowed while the guest runs, and has room for the frames.

@@ -150,6 +150,7 @@ pub(super) fn init(stack: u64) -> Result<(), &'static str> {
         wrmsr(msr::CSTAR, syscall32_entry as *const () as u64);
         wrmsr(msr::FMASK, 0x0004_7700 | 0x1_0000 | 0x40);
     }
+    super::speculation::init();
     // PAT as Xen gives it to PV guests (their kernels assume these eight types).
     // SAFETY: the hypervisor's own mappings use only entries 0 (write-back) and 3 (uncached).
     unsafe { wrmsr(msr::PAT, 0x0000_0501_0007_0406) };
@@ -184,6 +185,15 @@ pub fn try_rdmsr(n: u32) -> Option<u64> {
     let mut v = 0;
     // SAFETY: the instruction's fault is caught by its .ex_table entry; `v` outlives the call.
     (unsafe { try_rdmsr(n, &mut v) } == 0).then_some(v)
+}
+
+/// Writes an MSR; false where the CPU refuses. For registers that change nothing for Rust code: what is predicted.
+pub(super) fn try_wrmsr(n: u32, v: u64) -> bool {
+    unsafe extern "C" {
+        fn try_wrmsr(msr: u32, value: u64) -> u64;
+    }
+    // SAFETY: the instruction's fault is caught by its .ex_table entry; the callers name such registers.
+    unsafe { try_wrmsr(n, v) == 0 }
 }
 
 /// The faulting address of the last page fault.

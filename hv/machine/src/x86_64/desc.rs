@@ -7,6 +7,8 @@ use core::arch::asm;
 
 /// Hypervisor code segment.
 pub const HOST_CS: u16 = 0xe008;
+/// Hypervisor data segment.
+pub const HOST_DS: u16 = 0xe010;
 const TSS_SEL: u16 = 0xe040;
 /// The LDT descriptor, two slots after the TSS's two.
 pub const LDT_SEL: u16 = 0xe050;

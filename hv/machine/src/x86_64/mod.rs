@@ -13,6 +13,7 @@ pub mod paging;
 pub mod percpu;
 pub mod port;
 pub mod smp;
+pub mod speculation;
 pub mod start;
 pub mod tlb;
 pub mod traps;

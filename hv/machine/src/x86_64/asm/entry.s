@@ -205,6 +205,7 @@ trap_common:
     test byte ptr [rsp + 16], 3             # cs, above error_code and rip
     jz host_common
     swapgs
+    lfence                                  # or the jump gone past uses a guest's GS
     PUSH_GPRS
     mov eax, [rsp + 124]
     push 2                                  # gates keep DF, AC and NT of the guest
@@ -233,6 +234,7 @@ debug_common:
     test byte ptr [rsp + 16], 3
     jz ist_common
     swapgs
+    lfence
     mov gs:[PC_SCRATCH], rax
     mov rax, rsp
     mov rsp, gs:[PC_REGS_END]
