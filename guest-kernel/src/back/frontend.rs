@@ -111,3 +111,92 @@ impl<'a> Frontend<'a> {
         select(self.state.next(), select(self.online.next(), self.restart.next())).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::{JoinHandle, block_on, spawn, yield_now};
+    use crate::xenstore::Xenstore;
+    use crate::xenstore::tests::served;
+    use alloc::rc::Rc;
+    use shared_abi::DomId;
+
+    const BACK: &str = "backend/vbd/5/1";
+    const FRONT: &str = "device/vbd/1";
+
+    async fn connected(store: &Xenstore) -> Device {
+        for (path, value) in [
+            (format!("{BACK}/frontend"), FRONT),
+            (format!("{BACK}/frontend-id"), "5"),
+            (format!("{BACK}/online"), "1"),
+            (format!("{BACK}/state"), "4"),
+            (format!("{FRONT}/state"), "4"),
+        ] {
+            store.write(&path, value).await.unwrap();
+        }
+        Device::backend(store, "vbd", DomId(5), 1).await.unwrap()
+    }
+
+    /// Lets the backend see what has been written.
+    async fn settle<T>(task: &JoinHandle<T>) -> bool {
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        task.is_finished()
+    }
+
+    #[test]
+    fn who_takes_over_waits_until_the_frontend_has_begun_again() {
+        block_on(async {
+            let (store, _) = served();
+            let device = Rc::new(connected(&store).await);
+            let backend = spawn(async move {
+                let mut frontend = Frontend::watch(&device).await.unwrap();
+                assert_eq!(frontend.gone().await, Ok(End::Restart));
+                frontend.bury().await
+            });
+            assert!(!settle(&backend).await);
+            store.write(&format!("{BACK}/restart"), "1").await.unwrap();
+            // Dead, and the frontend's parameters are still those for the dead one.
+            for state in ["4", "5", "6"] {
+                store.write(&format!("{FRONT}/state"), state).await.unwrap();
+                assert!(!settle(&backend).await);
+                assert_eq!(store.read(&format!("{BACK}/state")).await.as_deref(), Ok("6"));
+            }
+            store.write(&format!("{FRONT}/state"), "1").await.unwrap();
+            assert_eq!(backend.await, Some(Ok(Ended::Died)));
+            assert_eq!(store.read(&format!("{BACK}/state")).await.as_deref(), Ok("1"));
+            assert_eq!(store.try_read(&format!("{BACK}/restart")).await, Ok(None));
+        });
+    }
+
+    /// A device that is to go used to be cut off at once: what its guest had written was lost to it.
+    #[test]
+    fn a_device_that_is_to_go_is_served_until_the_frontend_lets_go_or_is_removed() {
+        block_on(async {
+            for removed in [false, true] {
+                let (store, _) = served();
+                let device = Rc::new(connected(&store).await);
+                let backend = spawn(async move {
+                    let mut frontend = Frontend::watch(&device).await.unwrap();
+                    let end = frontend.gone().await;
+                    (end, frontend.close().await)
+                });
+                store.write(&format!("{BACK}/online"), "0").await.unwrap();
+                store.write(&format!("{BACK}/state"), "5").await.unwrap();
+                assert!(!settle(&backend).await);
+                if removed {
+                    store.rm(&format!("{FRONT}/state")).await.unwrap();
+                    // The tests' daemon tells of writes alone.
+                    store.write(&format!("{BACK}/online"), "0").await.unwrap();
+                } else {
+                    store.write(&format!("{FRONT}/state"), "5").await.unwrap();
+                    assert!(!settle(&backend).await);
+                    store.write(&format!("{FRONT}/state"), "6").await.unwrap();
+                }
+                assert_eq!(backend.await, Some((Ok(End::Left), Ok(false))));
+                assert_eq!(store.read(&format!("{BACK}/state")).await.as_deref(), Ok("6"));
+            }
+        });
+    }
+}
