@@ -25,7 +25,7 @@ impl Memory for Physical {
 pub struct Found {
     /// Local APIC ids of the CPUs, the BSP's first.
     pub cpus: Vec<u32>,
-    /// Frames that no domain gets: the local APICs'.
+    /// Frames that no domain gets: the local APICs', and where a write is an interrupt.
     pub kept: Vec<Range<u64>>,
 }
 
@@ -33,7 +33,7 @@ pub struct Found {
 pub fn init(rsdp: Option<u64>, noreboot: bool) -> Found {
     ioapic::disable_8259();
     let bsp = apic::id();
-    let mut found = Found { cpus: Vec::from([bsp]), kept: Vec::from([0xfee0_0..0xfee0_1]) };
+    let mut found = Found { cpus: Vec::from([bsp]), kept: Vec::from([0xfee0_0..0xfef0_0]) };
     let Some(acpi) = Acpi::read(&Physical, rsdp) else {
         log::warn!("no ACPI: one CPU, one I/O APIC where PCs have it, no power off");
         if let Err(e) = ioapic::add(0xfec0_0000, 0) {

@@ -114,7 +114,7 @@ pub fn boot(started: Started) -> ! {
         ramdisk: ramdisk.as_ref().map(|r| r.bytes()),
         frames: dom0_frames(info),
         vcpus: info.option("dom0_max_vcpus").and_then(|v| v.parse().ok()).unwrap_or(1).clamp(1, 32),
-        kept: &found.kept,
+        kept: run::KEPT.call_once(|| found.kept),
     });
     if let Err(why) = built {
         panic!("dom0 can't be built: {why}");

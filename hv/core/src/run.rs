@@ -68,6 +68,9 @@ pub fn scheduler() -> &'static Credit {
     SCHED.get().expect("the scheduler is set up at boot")
 }
 
+/// Frames of devices that the hypervisor drives itself.
+pub static KEPT: Once<Vec<core::ops::Range<u64>>> = Once::new();
+
 /// The frames of the machine-to-physical table.
 pub fn m2p_frames() -> core::ops::Range<u64> {
     M2P.get().cloned().unwrap_or(0..0)

@@ -12,6 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::sync::atomic::Ordering::SeqCst;
+use hv_machine::boot::Kind;
 use hv_machine::frame::{INVALID_M2P_ENTRY, Limit, Work};
 use hv_machine::guest_mem;
 use shared_abi::arch_x86::{MACH2PHYS_VIRT_END, MACH2PHYS_VIRT_START};
@@ -301,14 +302,16 @@ fn memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
     write_map(arg, map.into_iter())
 }
 
-/// The machine's map, as the loader gave it, for the control domain.
+/// The machine's map, as the loader gave it, for the control domain; and, as reserved, devices that it may not touch, so
+/// that it puts nothing there.
 fn machine_memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
     access::control_only(cur.dom)?;
     let boot = crate::run::BOOT.get().ok_or(Errno::ENOSYS)?;
-    write_map(
-        arg,
-        boot.memory.iter().map(|(r, k)| E820Entry { addr: r.start, size: r.end - r.start, r#type: k.e820() }),
-    )
+    let told = boot.memory.iter().map(|(r, k)| E820Entry { addr: r.start, size: r.end - r.start, r#type: k.e820() });
+    let reserved = Kind::Reserved.e820();
+    let kept = crate::run::KEPT.get().into_iter().flatten();
+    let kept = kept.map(|f| E820Entry { addr: f.start << 12, size: (f.end - f.start) << 12, r#type: reserved });
+    write_map(arg, told.chain(kept))
 }
 
 fn set_memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
