@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use shared_abi::Port;
 use shared_abi::errno::Errno;
 
-use super::channel::{Ports, try_vec};
+use super::channel::{Ports, State, try_vec};
 use super::two_level::SharedBits;
 
 /// `SCHEDOP_poll` takes at most this many ports (Xen: `sched_poll`).
@@ -80,15 +80,17 @@ impl Ports {
     /// runs again for whatever reason, call [`Pollers::done`].
     ///
     /// # Errors
-    /// `EINVAL` for more than [`MAX_PORTS`] ports or a port the table has never grown to; the
-    /// vcpu does not poll then.
+    /// `EINVAL` for more than [`MAX_PORTS`] ports or a port that is not open; the vcpu does not poll
+    /// then.
     pub fn poll<B: SharedBits + ?Sized>(&self, bits: &B, vcpu: u32, ports: &[Port]) -> Result<bool, Errno> {
         let polls = self.pollers.vcpus.get(vcpu as usize).ok_or(Errno::EINVAL)?;
         if ports.len() > MAX_PORTS {
             return Err(Errno::EINVAL);
         }
         for port in ports {
-            self.channel(*port)?;
+            if matches!(self.channel(*port)?.state, State::Free | State::Reserved) {
+                return Err(Errno::EINVAL);
+            }
         }
         self.pollers.done(vcpu);
         let wants = if let [port] = ports { port.0 } else { ANY };

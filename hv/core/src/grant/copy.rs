@@ -50,11 +50,6 @@ impl Name {
     fn gref(self) -> GrantRef {
         GrantRef(self.number as u32)
     }
-
-    /// What is named by number must be the caller's own.
-    fn own(self) -> Result<Mfn, Failure> {
-        if self.dom == DomId::SELF { Ok(Mfn(self.number)) } else { Err(GNTST_PERMISSION_DENIED.into()) }
-    }
 }
 
 /// A claimed source. Its frame stays by the use of its grant, or by a reference to one's own.
@@ -153,7 +148,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
             let view = self.tables.with(&granter, |table| table.pin(name.gref(), using, 1).map(Frame::view))?;
             (view, Held::Granted(granter))
         } else {
-            let frame = self.frames.get(name.own()?, self.me);
+            let frame = self.frames.get(self.own(name)?, self.me);
             let frame = frame.map_err(|stop| Failure::stop(stop, GNTST_BAD_PAGE))?;
             (frame.view(), Held::Own(frame))
         };
@@ -173,7 +168,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
             })?;
             (frame, Some(granter))
         } else {
-            let mfn = name.own()?;
+            let mfn = self.own(name)?;
             let frame = self.frames.get_writable(mfn, self.me, work).map_err(|stop| {
                 // Not one's own: a bad page. One's own, but in use as a page table: an error.
                 let is_own = self.frames.get(mfn, self.me).is_ok();
@@ -188,6 +183,16 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     #[inline]
     fn granter(&self, name: Name) -> Result<T::Domain, Failure> {
         Ok(self.tables.find(name.dom).ok_or(GNTST_BAD_DOMAIN)?)
+    }
+
+    /// What a side by frame number must be: the caller's own. Whether another domain exists is said first.
+    #[inline]
+    fn own(&self, name: Name) -> Result<Mfn, Failure> {
+        if name.dom == DomId::SELF {
+            return Ok(Mfn(name.number));
+        }
+        self.granter(name)?;
+        Err(GNTST_PERMISSION_DENIED.into())
     }
 
     #[inline]

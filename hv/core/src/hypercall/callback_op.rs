@@ -19,7 +19,7 @@ fn register(cur: &mut Current<'_>, kind: u16, address: u64, mask_events: bool) -
         CALLBACKTYPE_FAILSAFE => cur.cx.failsafe = c,
         CALLBACKTYPE_SYSCALL => cur.cx.syscall = c,
         CALLBACKTYPE_SYSCALL32 => cur.cx.syscall32 = c,
-        CALLBACKTYPE_SYSENTER | CALLBACKTYPE_SYSENTER_DEPRECATED => cur.cx.sysenter = c,
+        CALLBACKTYPE_SYSENTER => cur.cx.sysenter = c,
         CALLBACKTYPE_NMI => cur.cx.nmi = address,
         _ => return Err(Errno::ENOSYS),
     }
@@ -38,7 +38,8 @@ pub fn callback_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let r: CallbackUnregister = guest_mem::read(GuestAddr(a[1]))?;
             match r.r#type {
                 // A kernel can't do without these.
-                CALLBACKTYPE_EVENT | CALLBACKTYPE_FAILSAFE | CALLBACKTYPE_SYSCALL | CALLBACKTYPE_SYSENTER => Err(Errno::EINVAL.into()),
+                CALLBACKTYPE_EVENT | CALLBACKTYPE_FAILSAFE | CALLBACKTYPE_SYSCALL | CALLBACKTYPE_SYSCALL32
+                | CALLBACKTYPE_SYSENTER => Err(Errno::EINVAL.into()),
                 CALLBACKTYPE_NMI => {
                     register(cur, r.r#type, 0, false)?;
                     Ok(0)

@@ -121,7 +121,7 @@ pub fn set_dr(cur: &mut Current<'_>, n: usize, v: u64) -> Result<(), Errno> {
     match n {
         4 | 5 if extensions => return Err(Errno::ENODEV),
         0..=3 => {
-            if !guest_mem::access_ok(GuestAddr(v), 8) || !is_canonical(v) {
+            if !guest_mem::access_ok(GuestAddr(v), 0) || !is_canonical(v) {
                 return Err(Errno::EPERM);
             }
             dr[n] = v;

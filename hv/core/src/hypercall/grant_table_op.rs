@@ -66,7 +66,8 @@ fn others(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
         }
         GNTTABOP_GET_STATUS_FRAMES if count == 1 => {
             let mut v: GnttabGetStatusFrames = guest_mem::read(list)?;
-            v.status = grant::STATUS_FRAMES_STATUS;
+            let known = access::target(cur.dom, v.dom).is_ok();
+            v.status = if known { grant::STATUS_FRAMES_STATUS } else { GNTST_BAD_DOMAIN };
             guest_mem::write(list, &v)?;
             Ok(0)
         }

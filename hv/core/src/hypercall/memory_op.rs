@@ -5,7 +5,7 @@
 
 use super::should_yield;
 use crate::access;
-use crate::domain::{Current, Domain, MOST_E820};
+use crate::domain::{Current, Domain, MOST_E820, find};
 use crate::error::{HcResult, Stop};
 use crate::mm::{frames, work};
 use alloc::sync::Arc;
@@ -37,7 +37,7 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             reservation(cur, cmd, start, arg)
         }
         XENMEM_EXCHANGE => return exchange(cur, arg),
-        XENMEM_MAXIMUM_RAM_PAGE => return Ok(frames().frames() - 1),
+        XENMEM_MAXIMUM_RAM_PAGE => return Ok(frames().frames()),
         XENMEM_CURRENT_RESERVATION | XENMEM_MAXIMUM_RESERVATION | XENMEM_MAXIMUM_GPFN => {
             let d: MemoryDomain = guest_mem::read(arg)?;
             let d = access::target(cur.dom, d.domid)?;
@@ -63,8 +63,22 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         XENMEM_ADD_TO_PHYSMAP | XENMEM_ADD_TO_PHYSMAP_BATCH | XENMEM_REMOVE_FROM_PHYSMAP => {
             // For translated guests; a PV guest's physmap is its own.
             let target = match cmd {
-                XENMEM_ADD_TO_PHYSMAP => guest_mem::read::<AddToPhysmap>(arg)?.domid,
-                XENMEM_ADD_TO_PHYSMAP_BATCH => guest_mem::read::<AddToPhysmapBatch>(arg)?.domid,
+                XENMEM_ADD_TO_PHYSMAP => {
+                    let p: AddToPhysmap = guest_mem::read(arg)?;
+                    // Another domain's frame: in a batch only.
+                    if p.space == XENMAPSPACE_GMFN_FOREIGN {
+                        return Err(Errno::ENOSYS.into());
+                    }
+                    p.domid
+                }
+                XENMEM_ADD_TO_PHYSMAP_BATCH => {
+                    let p: AddToPhysmapBatch = guest_mem::read(arg)?;
+                    // A batch is a range of its own.
+                    if u32::from(p.space) == XENMAPSPACE_GMFN_RANGE {
+                        return Err(Errno::EOPNOTSUPP.into());
+                    }
+                    p.domid
+                }
                 _ => guest_mem::read::<RemoveFromPhysmap>(arg)?.domid,
             };
             access::target(cur.dom, target)?;
@@ -74,7 +88,11 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             // A claim promises memory to a domain in advance. None is kept back here, so only giving a claim
             // up, or one that needs nothing, succeeds.
             let r: MemoryReservation = guest_mem::read(arg)?;
-            let d = access::control(cur.dom, r.domid)?;
+            if r.extent_start.0 != 0 || r.extent_order != 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            let d = find(r.domid).ok_or(Errno::EINVAL)?;
+            access::control_only(cur.dom)?;
             return if r.nr_extents <= d.memory.total() { Ok(0) } else { Err(Errno::ENOMEM.into()) };
         }
         XENMEM_ACQUIRE_RESOURCE => return super::grant_table_op::acquire_resource(cur, arg),
@@ -264,7 +282,7 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
 fn machphys_list(cur: &Current<'_>, cmd: u32, arg: GuestAddr) -> HcResult {
     access::control_only(cur.dom)?;
     if cmd == XENMEM_MACHPHYS_COMPAT_MFN_LIST {
-        return Err(Errno::EINVAL.into());
+        return Err(Errno::EOPNOTSUPP.into());
     }
     let mut l: MachphysMfnList = guest_mem::read(arg)?;
     let m2p = crate::run::m2p_frames();
@@ -281,7 +299,7 @@ fn write_map(arg: GuestAddr, entries: impl Iterator<Item = E820Entry> + Clone) -
     let mut m: MemoryMap = guest_mem::read(arg)?;
     let n = entries.clone().count();
     if (m.nr_entries as usize) < n && m.buffer.0 != 0 {
-        return Err(Errno::ENOBUFS.into());
+        return Err(Errno::EINVAL.into());
     }
     if m.buffer.0 != 0 {
         for (i, e) in entries.enumerate() {

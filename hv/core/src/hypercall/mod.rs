@@ -94,6 +94,7 @@ fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
         nr::EVENT_CHANNEL_OP => event_channel_op::event_channel_op(cur, a),
         nr::XEN_VERSION => xen_version::xen_version(cur, a),
         nr::SCHED_OP => sched_op::sched_op(cur, a),
+        nr::SCHED_OP_COMPAT => sched_op::compat(cur, a),
         nr::STACK_SWITCH => cpu_state::stack_switch(cur, a),
         nr::FPU_TASKSWITCH => cpu_state::fpu_taskswitch(cur, a),
         nr::MMUEXT_OP => mmuext_op::mmuext_op(cur, a),

@@ -25,10 +25,10 @@ pub fn multicall(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         }
         let mut e: MulticallEntry = guest_mem::read_at(list, i)?;
         // A multicall in a multicall could nest without end; an iret leaves the list behind.
-        let result = if matches!(e.op, nr::MULTICALL | nr::IRET) {
-            Err(Stop::Error(Errno::ENOSYS))
-        } else {
-            call(cur, e.op, &mut e.args)
+        let result = match e.op {
+            nr::MULTICALL => Err(Stop::Error(Errno::EINVAL)),
+            nr::IRET => Err(Stop::Error(Errno::ENOSYS)),
+            op => call(cur, op, &mut e.args),
         };
         e.result = match result {
             Ok(v) => v,

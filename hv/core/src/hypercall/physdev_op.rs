@@ -34,6 +34,9 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         PHYSDEVOP_IRQ_UNMASK_NOTIFY => pirq::eoi_all(dom),
         PHYSDEVOP_IRQ_STATUS_QUERY => {
             let mut q: PhysdevIrqStatusQuery = guest_mem::read(arg)?;
+            if q.irq >= dom.ports.pirqs() {
+                return Err(Errno::EINVAL.into());
+            }
             q.flags = if pirq::needs_eoi(dom, q.irq) { XENIRQSTAT_NEEDS_EOI } else { 0 };
             guest_mem::write(arg, &q)?;
         }
@@ -66,6 +69,8 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                     gsi
                 }
                 MAP_PIRQ_TYPE_MSI_SEG if m.bus >> 16 != 0 => return Err(Errno::ENODEV.into()),
+                // The vector is the hypervisor's to choose.
+                MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG if m.index != -1 => return Err(Errno::EINVAL.into()),
                 MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG => message(&target, &m, wanted)?,
                 // Several messages need vectors side by side, or interrupt remapping. As Xen without the latter: one
                 // at a time, and a driver that wants more takes MSI-X.
@@ -115,14 +120,21 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             i.vector = i.irq;
             guest_mem::write(arg, &i)?;
         }
+        PHYSDEVOP_PREPARE_MSIX | PHYSDEVOP_RELEASE_MSIX => {
+            let d: PhysdevPciDevice = guest_mem::read(arg)?;
+            access::control_only(dom)?;
+            if d.seg != 0 || !Msi::has_table(Sbdf { bus: d.bus, devfn: d.devfn }) {
+                return Err(Errno::ENODEV.into());
+            }
+        }
+        // The hypervisor's console is never behind a USB debug port: nobody needs warning of a reset.
+        PHYSDEVOP_DBGP_OP => access::control_only(dom)?,
         // What devices there are, the hypervisor looks up itself when it needs one.
         PHYSDEVOP_MANAGE_PCI_ADD
         | PHYSDEVOP_MANAGE_PCI_REMOVE
         | PHYSDEVOP_MANAGE_PCI_ADD_EXT
         | PHYSDEVOP_PCI_DEVICE_ADD
-        | PHYSDEVOP_PCI_DEVICE_REMOVE
-        | PHYSDEVOP_PREPARE_MSIX
-        | PHYSDEVOP_RELEASE_MSIX => access::control_only(dom)?,
+        | PHYSDEVOP_PCI_DEVICE_REMOVE => access::control_only(dom)?,
         // The memory-mapped way to configuration space is the caller's own affair: what the hypervisor looks at there
         // are a device's MSI and MSI-X capabilities, which lie in the part that the ports reach. So it only has to be
         // one that the firmware tells of.
@@ -147,6 +159,9 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 /// Sets one message-signalled interrupt of a device up; its pirq.
 fn message(target: &Domain, m: &PhysdevMapPirq, wanted: Option<u32>) -> Result<u32, Stop> {
     let device = Sbdf { bus: m.bus as u8, devfn: m.devfn as u8 };
+    if wanted.is_some_and(|pirq| pirq >= target.ports.pirqs()) {
+        return Err(Errno::EINVAL.into());
+    }
     let msi = Msi::find(device, m.entry_nr as u32, m.table_base)?;
     Ok(pirq::setup_message(target, wanted, msi)?)
 }

@@ -95,6 +95,18 @@ fn pin_override(cur: &Current<'_>, cpu: Option<u32>) -> Result<(), Errno> {
     Ok(())
 }
 
+/// `sched_op_compat(cmd, reason)`: the first three operations as they were before `sched_op`.
+pub fn compat(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
+    match a[0] as u32 {
+        SCHEDOP_YIELD | SCHEDOP_BLOCK => sched_op(cur, a),
+        SCHEDOP_SHUTDOWN => {
+            lifecycle::shut_down(cur.dom, a[1] as u32);
+            Ok(0)
+        }
+        _ => Err(Errno::ENOSYS.into()),
+    }
+}
+
 /// Unmasks upcalls and waits for one. A wake-up that comes while we decide is not lost: blocked is
 /// visible first, and whoever sets an event pending looks at it after.
 pub fn block(cur: &mut Current<'_>) {

@@ -87,7 +87,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 return Err(Errno::EINVAL.into());
             }
             let s: VcpuSetSingleshotTimer = guest_mem::read(arg)?;
-            run::change_timer(&v, |t, now| t.set_single(s.timeout_abs_ns, s.flags, now))?;
+            run::change_timer(&v, |t, _| t.set_single(s.timeout_abs_ns));
         }
         VCPUOP_STOP_SINGLESHOT_TIMER => {
             if !own {
@@ -103,7 +103,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             }
             let offset = r.offset as usize;
             if offset > 4096 - size_of::<shared_abi::xen::VcpuInfo>() || offset % 8 != 0 {
-                return Err(Errno::EINVAL.into());
+                return Err(Errno::ENXIO.into());
             }
             // One that runs would go on looking in the old place.
             if !own && v.blocked.load(SeqCst) & pause::DOWN == 0 {

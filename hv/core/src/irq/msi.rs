@@ -53,6 +53,11 @@ impl Msi {
         Ok(Msi::MsiX(dev, cap, base + u64::from(table & !7) + u64::from(entry) * 16))
     }
 
+    /// Whether a device has an MSI-X table.
+    pub fn has_table(dev: Sbdf) -> bool {
+        dev.capability(CAP_MSIX).is_some()
+    }
+
     /// The device.
     pub fn device(self) -> Sbdf {
         match self {

@@ -194,20 +194,19 @@ pub fn needs_eoi(dom: &Domain, number: u32) -> bool {
 
 /// `EVTCHNOP_bind_pirq`: a port for a pirq; a line is routed to this CPU and opened.
 pub fn bind(dom: &Arc<Domain>, number: u32, _shareable: bool) -> Result<Port, Errno> {
-    if !dom.rights.lock().irqs.contains(number.into()..u64::from(number) + 1) {
-        return Err(Errno::EPERM);
-    }
+    let permitted = dom.rights.lock().irqs.contains(number.into()..u64::from(number) + 1);
     // A domain may say how the hypervisor's own line signals, as of any other; but have it, it may not.
-    if super::serial_gsi() == Some(number) {
+    if permitted && super::serial_gsi() == Some(number) {
         return Err(Errno::EBUSY);
     }
-    if number < ioapic::gsi_end() {
+    if permitted && number < ioapic::gsi_end() {
         setup_line(dom, number, None)?;
     }
     with_sides(dom, None, |s, _| {
-        s.bind_pirq(number, true, || {
+        s.bind_pirq(number, permitted, || {
             let mut all = dom.pirqs.all.lock();
-            let p = all.iter_mut().find(|p| p.number == number).ok_or(Errno::EINVAL)?;
+            // One that is not mapped is not the domain's.
+            let p = all.iter_mut().find(|p| p.number == number).ok_or(Errno::EPERM)?;
             if let (Source::Line(t), None) = (p.source, p.vector) {
                 let v = take_vector(dom.id, number).ok_or(Errno::ENOSPC)?;
                 if !ioapic::route(number, v, apic::id(), t) {

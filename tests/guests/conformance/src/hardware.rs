@@ -33,9 +33,9 @@ pub fn ask() {
         answer(format_args!("watchdog {id} let go at last"), watchdog(id, 0));
     }
 
-    for cpu in [-1i32, 999, i32::MAX, 0, 0, -1, -1] {
+    for (step, cpu) in [-1i32, 999, i32::MAX, 0, 0, -1, -1].into_iter().enumerate() {
         let pin = op(nr::SCHED_OP, PIN_OVERRIDE, &[cpu as u32 as u64]);
-        answer(format_args!("pin_override {cpu}"), pin);
+        answer(format_args!("pin_override {cpu}, step {step}"), pin);
     }
 
     for (name, command) in [("v1", PIRQ_EOI_GMFN_V1), ("v2", PIRQ_EOI_GMFN_V2)] {
@@ -46,8 +46,14 @@ pub fn ask() {
         answer(format_args!("pirq_eoi_gmfn_{name} of a page table"), op(PHYSDEV_OP, command, &[l4]));
     }
 
-    answer(format_args!("pci_mmcfg_reserved of nothing"), op(PHYSDEV_OP, PCI_MMCFG_RESERVED, &[0x1234_5000, 1 << 32]));
-    answer(format_args!("pci_mmcfg_reserved, wild flags"), op(PHYSDEV_OP, PCI_MMCFG_RESERVED, &[0x1234_5000, 6 << 32]));
+    answer(
+        format_args!("pci_mmcfg_reserved of nothing"),
+        op(PHYSDEV_OP, PCI_MMCFG_RESERVED, &[0x1234_5000, 1 << 32]),
+    );
+    answer(
+        format_args!("pci_mmcfg_reserved, wild flags"),
+        op(PHYSDEV_OP, PCI_MMCFG_RESERVED, &[0x1234_5000, 6 << 32]),
+    );
 
     // domid and type; index and pirq; bus and devfn; entry and its count, table. A device that is not there, and one
     // without message-signalled interrupts (00:00.0).
@@ -55,7 +61,10 @@ pub fn ask() {
         for (kind, count) in [(1u64, 0u64), (3, 0), (4, 0), (4, 1), (4, 2), (4, 33), (9, 0)] {
             let none = 0xffff_ffffu64;
             let words = [0x7ff0 | kind << 32, none | none << 32, devfn << 32, count, 0];
-            answer(format_args!("map_pirq type {kind} count {count} of {device}"), op(PHYSDEV_OP, MAP_PIRQ, &words));
+            answer(
+                format_args!("map_pirq type {kind} count {count} of {device}"),
+                op(PHYSDEV_OP, MAP_PIRQ, &words),
+            );
         }
     }
 }

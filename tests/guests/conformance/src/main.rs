@@ -5,6 +5,9 @@
 //! error numbers and small values, never an address or a frame number, which may differ.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+extern crate alloc;
+
+mod calls;
 mod events;
 mod grants;
 mod hardware;
@@ -27,6 +30,7 @@ guest_kernel::main! {
         tables::ask();
         paging::ask();
         hardware::ask();
+        calls::ask();
         #[cfg(target_os = "none")]
         traps::ask();
         println!("answers end");

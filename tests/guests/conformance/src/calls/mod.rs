@@ -1,0 +1,18 @@
+//! What each hypercall refuses, and with which error: operations with good memory and bad values.
+
+mod events;
+mod grants;
+mod hardware;
+mod memory;
+mod state;
+mod vcpu;
+
+/// Every question about refusals.
+pub fn ask() {
+    vcpu::ask();
+    hardware::ask();
+    memory::ask();
+    state::ask();
+    grants::ask();
+    events::ask();
+}
