@@ -1,7 +1,7 @@
 //! Building a domain: the plan of [`super::layout`] carried out by hypercalls. Everything is done before the
 //! domain runs, and a step that fails gives all of it back.
 
-use super::image::{Kernel, unpack};
+use super::image::Kernel;
 use super::layout::{Layout, PAGE};
 use crate::toolstack::config::DomainConfig;
 use crate::toolstack::hypervisor::{ForeignPages, Hypervisor, Share};
@@ -67,7 +67,7 @@ pub fn build<H: Hypervisor>(
     kernel: &[u8],
     ramdisk: Option<&[u8]>,
 ) -> Result<Built, String> {
-    let unpacked = unpack(kernel).map_err(|error| format!("{}: {error}", config.kernel))?;
+    let unpacked = bzimage::unpack(kernel).map_err(|error| format!("{}: {error}", config.kernel))?;
     let kernel = Kernel::parse(&unpacked).map_err(|error| format!("{}: {error}", config.kernel))?;
     let ramdisk = ramdisk.unwrap_or(&[]);
     let pages = config.memory * (1 << 20) / PAGE;

@@ -1,6 +1,5 @@
-//! Kernel images: ELF with Xen's notes, or a Linux bzImage around one.
+//! Kernel images: ELF with Xen's notes.
 
-use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,9 +8,6 @@ use elf::abi::{EM_X86_64, ET_EXEC, PT_LOAD, PT_NOTE, SHT_NOTE};
 use elf::endian::LittleEndian;
 use elf::note::Note;
 use shared_abi::elfnote;
-
-/// The largest kernel that a bzImage may unpack to.
-const UNPACKED_MAX: usize = 128 << 20;
 
 /// A part of the kernel and where it goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,67 +38,6 @@ pub struct Kernel<'a> {
     pub ramdisk_by_pfn: bool,
     /// The end of the last segment.
     pub end: u64,
-}
-
-/// Takes a bzImage's payload out; anything else is returned as it is.
-pub fn unpack(file: &[u8]) -> Result<Cow<'_, [u8]>, String> {
-    if file.starts_with(b"\x7fELF") {
-        return Ok(Cow::Borrowed(file));
-    }
-    let bytes = |at: usize, len: usize| at.checked_add(len).and_then(|end| file.get(at..end));
-    if bytes(0x1fe, 2) != Some(b"\x55\xaa") || bytes(0x202, 4) != Some(b"HdrS") {
-        return Err("not a kernel: neither ELF nor bzImage".into());
-    }
-    let word =
-        |at| bytes(at, 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes).unwrap_or(0) as usize;
-    let setup_sectors = match file.get(0x1f1) {
-        Some(0) | None => 4,
-        Some(count) => usize::from(*count),
-    };
-    let payload = (setup_sectors + 1)
-        .checked_mul(512)
-        .and_then(|start| start.checked_add(word(0x248)))
-        .and_then(|start| bytes(start, word(0x24c)))
-        .ok_or("truncated bzImage: its payload lies outside the file")?;
-    let kind = match payload {
-        [0x1f, 0x8b, ..] => return gunzip(payload).map(Cow::Owned),
-        [0x7f, b'E', b'L', b'F', ..] => return Ok(Cow::Borrowed(payload)),
-        [0xfd, b'7', b'z', ..] => "xz",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
-        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
-        [b'B', b'Z', ..] => "bzip2",
-        [0x5d, 0, ..] => "lzma",
-        [0x89, b'L', ..] => "lzo",
-        _ => "unknown",
-    };
-    Err(format!("bzImage with {kind} payload: only gzip is unpacked here; extract the vmlinux"))
-}
-
-/// The contents of a gzip member. Its checksum is not looked at: the ELF inside is checked anyway.
-fn gunzip(file: &[u8]) -> Result<Vec<u8>, String> {
-    let broken = || String::from("broken gzip payload");
-    let flags = *file.get(3).ok_or_else(broken)?;
-    let mut at = 10;
-    if flags & 4 != 0 {
-        let len = file
-            .get(at..at + 2)
-            .and_then(|b| b.try_into().ok())
-            .map(u16::from_le_bytes)
-            .ok_or_else(broken)?;
-        at += 2 + usize::from(len);
-    }
-    for flag in [8, 16] {
-        if flags & flag != 0 {
-            let text = file.get(at..).ok_or_else(broken)?;
-            at += text.iter().position(|byte| *byte == 0).ok_or_else(broken)? + 1;
-        }
-    }
-    if flags & 2 != 0 {
-        at += 2;
-    }
-    let stream = file.get(at..).ok_or_else(broken)?;
-    miniz_oxide::inflate::decompress_to_vec_with_limit(stream, UNPACKED_MAX)
-        .map_err(|error| format!("broken gzip payload: {error}"))
 }
 
 impl<'a> Kernel<'a> {
@@ -317,29 +252,6 @@ pub(in crate::toolstack) mod tests {
         );
     }
 
-    #[test]
-    fn a_bzimage_is_unpacked_or_refused_by_name() {
-        let kernel = ours();
-        let mut gzip = vec![0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3, b'n', 0];
-        gzip.extend(miniz_oxide::deflate::compress_to_vec(&kernel, 6));
-        let bzimage = |payload: &[u8]| {
-            let mut file = vec![0u8; 1024];
-            file[0x1f1] = 1;
-            file[0x1fe..0x200].copy_from_slice(b"\x55\xaa");
-            file[0x202..0x206].copy_from_slice(b"HdrS");
-            file[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-            file.extend(payload);
-            file
-        };
-        assert_eq!(unpack(&bzimage(&gzip)).unwrap(), kernel);
-        assert_eq!(unpack(&bzimage(&kernel)).unwrap(), kernel);
-        assert!(unpack(&bzimage(b"\xfd7zXZ\0")).unwrap_err().contains("xz"));
-        let mut short = bzimage(&gzip);
-        short.truncate(1030);
-        assert!(unpack(&short).unwrap_err().contains("truncated"));
-        assert!(unpack(b"#!/bin/sh").unwrap_err().contains("neither"));
-    }
-
     proptest! {
         /// Every truncation and every changed byte: an error or a kernel whose addresses hold, never a panic.
         #[test]
@@ -352,7 +264,7 @@ pub(in crate::toolstack) mod tests {
                 }
             }
             file.truncate(len.max(whole / 2));
-            if let Ok(kernel) = unpack(&file).and_then(|elf| Kernel::parse(&elf).map(|k| (k.virt_base, k.end, k.entry))) {
+            if let Ok(kernel) = Kernel::parse(&file).map(|k| (k.virt_base, k.end, k.entry)) {
                 prop_assert!(kernel.0 <= kernel.2 && kernel.2 < kernel.1);
             }
         }
@@ -360,7 +272,7 @@ pub(in crate::toolstack) mod tests {
         #[test]
         fn a_truncated_kernel_is_refused(len in 0usize..180) {
             let file = ours();
-            prop_assert!(unpack(&file[..len]).and_then(|elf| Kernel::parse(&elf).map(drop)).is_err());
+            prop_assert!(Kernel::parse(&file[..len]).is_err());
         }
     }
 }
