@@ -90,6 +90,7 @@ proptest! {
     #[test]
     fn no_input_breaks_it(mut cpu in machine(), which in 0..3, fault in address()) {
         let before = snapshot(&cpu);
+        let count = cpu.gprs[1];
         let fault = if which == 2 && fault & 1 == 0 { cpu.gprs[7] } else { fault };
         let at = cpu.rip;
         let string = cpu.memory.contains_key(&at);
@@ -103,10 +104,11 @@ proptest! {
             Outcome::Emulated | Outcome::EmulatedStep => prop_assert!(string && moved <= 15),
             Outcome::Retry => prop_assert_eq!(moved, 0),
             Outcome::Unhandled => prop_assert_eq!(snapshot(&cpu), before),
-            // A repeated port instruction may have completed iterations before its fault.
+            // A repeated port instruction may have completed iterations before its fault: they are counted in
+            // rcx. (A read of a port that is nobody's leaves nothing else: it is all ones.)
             Outcome::Inject(exception) if exception.vector != 14 => {
                 prop_assert_eq!(moved, 0);
-                if cpu.done.is_empty() {
+                if cpu.done.is_empty() && cpu.gprs[1] == count {
                     prop_assert_eq!(snapshot(&cpu), before);
                 }
             }
