@@ -423,7 +423,8 @@ proptest! {
     #[test]
     fn interrupted_and_abandoned_work_keeps_the_counts(
         ops in prop::collection::vec((op(), 0u32..1500, 0u32..4), 1..60),
-        last in 1u32..700,
+        // With fewer than 4 a step may not come forward.
+        last in 4u32..700,
     ) {
         let (table, base, free) = prepared();
         let mut held = Vec::new();
