@@ -35,6 +35,7 @@ const ALL: &[Scenario] = &[
     ("boot::processor_max", boot::processor_max),
     ("conformance::answers_are_xens", conformance::answers_are_xens),
     ("conformance::answers_are_xens_on_max", conformance::answers_are_xens_on_max),
+    ("conformance::checked_build", conformance::checked_build),
     ("library_os::on_oxen", library_os::on_oxen),
     ("library_os::on_xen", library_os::on_xen),
     ("linux::dom0", linux::dom0),

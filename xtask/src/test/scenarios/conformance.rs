@@ -25,6 +25,12 @@ pub fn answers_are_xens_on_max(lab: &mut Lab) -> Result<()> {
     compare(lab, "max")
 }
 
+/// The questions to a hypervisor that checks the ranks of its locks and its arithmetic: it answers each.
+pub fn checked_build(lab: &mut Lab) -> Result<()> {
+    let built = kit::with_checked_hypervisor(&kit::with_dom0(kit::built()?, GUEST)?)?;
+    answers(lab.boot(&Options { smp: 2, ..Options::direct(&built) })?).map(drop)
+}
+
 fn compare(lab: &mut Lab, cpu: &str) -> Result<()> {
     let on_oxen = kit::with_dom0(kit::built()?, GUEST)?;
     // Two vcpus, of which the second begins when some questions are about it.
