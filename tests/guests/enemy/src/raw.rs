@@ -15,6 +15,7 @@ pub mod nr {
     pub const SET_TRAP_TABLE: usize = 0;
     pub const MMU_UPDATE: usize = 1;
     pub const SET_CALLBACKS: usize = 4;
+    pub const SCHED_OP_COMPAT: usize = 6;
     pub const PLATFORM_OP: usize = 7;
     pub const SET_DEBUGREG: usize = 8;
     pub const MEMORY_OP: usize = 12;

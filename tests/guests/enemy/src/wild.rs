@@ -87,8 +87,10 @@ impl Source {
     /// Takes out what would end this guest and tell nothing.
     fn tame(&mut self, nr: usize, mut args: [usize; 5]) -> [usize; 5] {
         match nr {
-            // block, shutdown, poll, remote shutdown, the code of a shutdown to come
-            nr::SCHED_OP if (1..6).contains(&(args[0] as u32)) => args[0] = 0,
+            // block, shutdown, poll, remote shutdown, the code of a shutdown to come, a watchdog
+            nr::SCHED_OP if (1..7).contains(&(args[0] as u32)) => args[0] = 0,
+            // block, shutdown
+            nr::SCHED_OP_COMPAT => args[0] = 0,
             // down; vcpu_info and NMIs are ways into this kernel that it isn't prepared for
             nr::VCPU_OP if matches!(args[0] as u32, 2 | 10 | 11) => args[0] = 3,
             // The buffer, the stack and the code are to stay mapped.
