@@ -271,9 +271,8 @@ impl<H: Hypervisor> Manager<H> {
     /// The domains of ours that have stopped or are gone.
     fn ended(&self) -> Vec<DomId> {
         let Ok(infos) = self.hypervisor.list() else { return Vec::new() };
-        let goes_on = |info: &DomainInfo| {
-            info.shutdown.is_none_or(|reason| reason == SHUTDOWN_SUSPEND) && !info.dying
-        };
+        let goes_on =
+            |info: &DomainInfo| info.shutdown.is_none_or(|reason| reason == SHUTDOWN_SUSPEND) && !info.dying;
         let going_on: BTreeSet<DomId> = infos.iter().filter(|i| goes_on(i)).map(|i| i.domain).collect();
         self.running.borrow().keys().filter(|domain| !going_on.contains(domain)).copied().collect()
     }

@@ -22,9 +22,9 @@ use proptest::prelude::*;
 use shared_abi::DomId;
 use shared_abi::io::xs_wire;
 
-/// Collects log lines; introducing always works.
+/// Collects log lines, and is short of memory when told; introducing always works.
 #[derive(Clone, Default)]
-pub(crate) struct FakeHost(Rc<RefCell<Vec<String>>>);
+pub(crate) struct FakeHost(Rc<RefCell<Vec<String>>>, Rc<core::cell::Cell<bool>>);
 
 impl FakeHost {
     /// What was logged.
@@ -38,6 +38,9 @@ impl Host for FakeHost {
         Ok(())
     }
     fn release(&mut self, _: DomId) {}
+    fn is_short_of_memory(&self) -> bool {
+        self.1.get()
+    }
     fn log(&mut self, line: core::fmt::Arguments<'_>) {
         self.0.borrow_mut().push(line.to_string());
     }
@@ -651,4 +654,21 @@ fn a_guest_cannot_fill_dom0s_queue_of_events() {
         assert_eq!(server.output_len(dom0), 2);
         assert_eq!(events(&mut server, dom0).len(), 2);
     }
+}
+
+/// A hundred guests that each stay within their quota could still take all of dom0's memory.
+#[test]
+fn guests_take_no_more_when_dom0_is_short_of_memory() {
+    let host = FakeHost::default();
+    let (mut server, dom0, guest) = guest_with_home(&host);
+    call(&mut server, guest, xs_wire::XS_WRITE, 0, "data\0x").unwrap();
+    host.1.set(true);
+    for (kind, payload) in [(xs_wire::XS_WRITE, "more\0x"), (xs_wire::XS_WATCH, "data\0t\0")] {
+        assert_eq!(call(&mut server, guest, kind, 0, payload), Err("ENOMEM".into()));
+    }
+    assert_eq!(call(&mut server, guest, xs_wire::XS_READ, 0, "data\0"), Ok("x".into()));
+    assert_eq!(call(&mut server, guest, xs_wire::XS_RM, 0, "data\0"), Ok("OK\0".into()));
+    assert!(call(&mut server, dom0, xs_wire::XS_WRITE, 0, "/local/domain/1/control\0x").is_ok());
+    host.1.set(false);
+    assert!(call(&mut server, guest, xs_wire::XS_WRITE, 0, "more\0x").is_ok());
 }

@@ -34,6 +34,10 @@ pub trait Host {
     fn introduce(&mut self, domain: DomId, gfn: u64, port: u32, conn: ConnId) -> Result<(), Error>;
     /// Unmaps and unbinds what `introduce` made.
     fn release(&mut self, domain: DomId);
+    /// Whether so little memory is left that guests must not take more of it.
+    fn is_short_of_memory(&self) -> bool {
+        false
+    }
     /// One line for the administrator.
     fn log(&mut self, line: fmt::Arguments<'_>);
 }
@@ -343,8 +347,11 @@ impl Server {
             + 2 * state.out_bytes
     }
 
+    /// Refuses a guest that keeps too much, and any guest while all of them together do: their quotas
+    /// add up to more than dom0 may have.
     fn check_memory(&self, conn: ConnId, who: &Who) -> Result<(), Error> {
-        let over = !who.privileged && self.memory(conn) > self.quotas.get(Quota::Memory);
+        let over = !who.privileged
+            && (self.memory(conn) > self.quotas.get(Quota::Memory) || self.host.is_short_of_memory());
         if over { Err(Error::Quota(Quota::Memory)) } else { Ok(()) }
     }
 

@@ -18,7 +18,7 @@ use core::ops::Deref;
 use core::task::Poll;
 use guest_kernel::events::EventChannel;
 use guest_kernel::executor::{JoinHandle, select, spawn, yield_now};
-use guest_kernel::memory::{Mapping, Shared};
+use guest_kernel::memory::{Mapping, Shared, free_frames};
 use guest_kernel::xenstore::{self, Xenstore, in_process};
 use shared_abi::io::xs_wire::{
     XENSTORE_ERROR_PROTO, XENSTORE_ERROR_RINGIDX, XENSTORE_RING_SIZE, XENSTORE_SERVER_FEATURE_ERROR,
@@ -38,6 +38,8 @@ const RESPONSES: Place = Place {
     prod: offset_of!(XenstoreDomainInterface, rsp_prod),
     cons: offset_of!(XenstoreDomainInterface, rsp_cons),
 };
+/// Frames of dom0 that guests' nodes, watches and transactions leave alone: 2 MiB.
+const RESERVE: usize = 512;
 /// Requests of one domain before the others get their turn.
 const BURST: usize = 8;
 
@@ -103,6 +105,10 @@ impl Host for Rings {
         if let Some(task) = self.tasks.remove(&domain) {
             task.abort();
         }
+    }
+
+    fn is_short_of_memory(&self) -> bool {
+        free_frames() < RESERVE
     }
 
     fn log(&mut self, line: fmt::Arguments<'_>) {
