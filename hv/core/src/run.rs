@@ -313,9 +313,10 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     if LAST[c].swap(dom.id.0, Relaxed) != dom.id.0 {
         speculation::another_domain();
     }
+    cx.arm_system_calls(dom);
     mm::load_gdt(cx);
     mm::load_ldt(cx);
-    mm::load_root(if cx.kernel_mode { cx.kernel_root.as_ref() } else { cx.user_root.as_ref() });
+    mm::load_root(if cx.cpu.kernel_mode() { cx.cpu.kernel_root() } else { cx.user_root.as_ref() });
     let whole = cx.cpu.switch_in();
     cpu::set_ts(cx.task_switched);
     cpu::set_guest_cr4(cx.cr4);
@@ -360,6 +361,7 @@ fn look_around(cur: &mut Current<'_>, c: usize) -> bool {
             return true;
         }
         program(Some(cur.vcpu));
+        cur.cx.arm_system_calls(cur.dom);
         trap::deliver_nmi(cur);
     }
     CPUS[c].resched.load(Relaxed) || percpu::this().any_pending()

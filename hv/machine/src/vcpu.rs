@@ -6,8 +6,11 @@
 //! a frame that the CPU still refuses comes back as [`exit::BAD_RETURN`].
 
 use crate::frame::{CLOCK, Frame, L4};
+use crate::guest_mem::access_ok;
 use shared_abi::Errno;
 use crate::x86_64::{cpu, fpu::FpuState, paging, percpu, speculation};
+use core::sync::atomic::AtomicU8;
+use shared_abi::GuestAddr;
 
 /// Why a guest stopped running. Below 32 an exception, below 256 an interrupt, else one of these.
 pub mod exit {
@@ -19,6 +22,8 @@ pub mod exit {
     pub const SYSCALL32: u32 = 0x102;
     /// The CPU refused the registers: rip, cs or ss can't be returned to.
     pub const BAD_RETURN: u32 = 0x103;
+    /// A system call's frame can't be written to the kernel's stack. The vcpu is in kernel mode already.
+    pub const NO_STACK: u32 = 0x104;
 }
 
 /// A guest's registers, in the order of xen.h `cpu_user_regs`.
@@ -79,8 +84,44 @@ const RFLAGS_FORCED: u64 = 0x202;
 struct Block {
     border: u64,
     regs: Regs,
+    mode: Mode,
 }
 const _: () = assert!((core::mem::offset_of!(Block, regs) + size_of::<Regs>()) % 16 == 0);
+const _: () = assert!(core::mem::offset_of!(Block, mode) == core::mem::offset_of!(Block, regs) + size_of::<Regs>());
+
+/// Whether a vcpu is in kernel or user mode, and what takes it from user to kernel mode on a system call without
+/// the run loop: read and changed by asm/syscall.s, which says what it needs of each.
+#[repr(C)]
+struct Mode {
+    /// The kernel's entry, canonical; zero: the run loop is to bounce system calls.
+    entry: u64,
+    /// Where the frame goes: 56 bytes outside the hypervisor's range, 8 bytes below a 16-byte border.
+    frame: u64,
+    /// CR3 of kernel mode. Always that of `VcpuState::kernel_root`; while there is none, `entry` is zero.
+    cr3: u64,
+    /// GS base of the mode that the vcpu is not in.
+    gs_base_other: u64,
+    /// Bytes of the vcpu's vcpu_info.
+    pending: Option<&'static AtomicU8>,
+    mask: Option<&'static AtomicU8>,
+    /// 1: kernel mode, 0: user mode.
+    kernel: u64,
+    /// For asm/syscall.s.
+    saved: [u64; 4],
+}
+
+/// Where a system call enters a guest's kernel whose events it masks.
+pub struct SyscallEntry {
+    /// Address of the handler.
+    pub address: u64,
+    /// The kernel's stack.
+    pub stack: u64,
+    /// `evtchn_upcall_pending` and `evtchn_upcall_mask` of the vcpu.
+    pub upcall: [&'static AtomicU8; 2],
+}
+
+/// Bytes of the frame of a system call: rcx, r11, rip, cs, rflags, rsp, ss.
+const FRAME_BYTES: u64 = 56;
 
 /// Segment selectors (their hidden parts are reloaded from the guest's tables).
 #[derive(Clone, Copy, Default, Debug)]
@@ -103,8 +144,8 @@ pub struct VcpuState {
     pub fs_base: u64,
     /// GS base of the mode (kernel or user) that the vcpu is in, while it does not run.
     pub gs_base: u64,
-    /// GS base of the other mode.
-    pub gs_base_other: u64,
+    /// Root table of kernel mode.
+    kernel_root: Option<Frame<'static, L4>>,
     /// DR0 to DR3, DR6, DR7.
     pub dr: [u64; 6],
 }
@@ -126,12 +167,25 @@ impl VcpuState {
     /// `ENOMEM`.
     pub fn new() -> Result<VcpuState, Errno> {
         Ok(VcpuState {
-            block: Block { border: 0, regs: Regs::default() },
+            block: Block {
+                border: 0,
+                regs: Regs::default(),
+                mode: Mode {
+                    entry: 0,
+                    frame: 0,
+                    cr3: 0,
+                    gs_base_other: 0,
+                    pending: None,
+                    mask: None,
+                    kernel: 1,
+                    saved: [0; 4],
+                },
+            },
             fpu: FpuState::new()?,
             selectors: Selectors::default(),
             fs_base: 0,
             gs_base: 0,
-            gs_base_other: 0,
+            kernel_root: None,
             dr: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
         })
     }
@@ -152,6 +206,7 @@ impl VcpuState {
     #[inline]
     pub fn enter(&mut self) -> u32 {
         // A flush that another CPU asks for comes as an interrupt, which the guest is left for at once.
+        let block = &raw mut self.block;
         let r = &mut self.block.regs;
         speculation::before_guest();
         // SAFETY: GS is this CPU's block. The registers are entered in ring 3 with interrupts on: by sysret
@@ -159,12 +214,12 @@ impl VcpuState {
         // here. The block is exclusively borrowed while the guest runs, and has room for the frames.
         unsafe {
             if r.vector == exit::SYSCALL {
-                return enter_by_sysret(r) as u32;
+                return enter_by_sysret(&raw mut (*block).regs) as u32;
             }
             r.rflags = r.rflags & RFLAGS_GUEST | RFLAGS_FORCED;
             r.cs |= 3;
             r.ss |= 3;
-            enter_by_iret(r) as u32
+            enter_by_iret(&raw mut (*block).regs) as u32
         }
     }
 
@@ -174,7 +229,7 @@ impl VcpuState {
     pub fn switch_in(&mut self) -> bool {
         // SAFETY: the block's end, in which this vcpu's traps are stored; the block stays where it is while the vcpu is
         // switched in, for its context is locked and lies on the heap.
-        unsafe { set_guest_frame((&raw mut self.block.regs).add(1).cast()) };
+        unsafe { set_guest_frame((&raw mut self.block.mode).cast()) };
         self.fpu.load();
         // SAFETY: a selector that can't be loaded faults and becomes null; ring 0 doesn't use these segments.
         let refused = unsafe {
@@ -213,7 +268,63 @@ impl VcpuState {
     /// Exchanges the GS bases of kernel and user mode, while running.
     #[inline]
     pub fn swap_gs(&mut self) {
-        self.gs_base_other = cpu::exchange_guest_gs_base(self.gs_base_other);
+        let mode = &mut self.block.mode;
+        mode.gs_base_other = cpu::exchange_guest_gs_base(mode.gs_base_other);
+    }
+
+    /// Whether it is in guest kernel mode (else guest user mode).
+    #[inline(always)]
+    pub fn kernel_mode(&self) -> bool {
+        self.block.mode.kernel != 0
+    }
+    /// Says which mode it is in.
+    #[inline(always)]
+    pub fn set_kernel_mode(&mut self, kernel: bool) {
+        self.block.mode.kernel = kernel.into();
+    }
+    /// GS base of the mode that it is not in.
+    #[inline]
+    pub fn gs_base_other(&self) -> u64 {
+        self.block.mode.gs_base_other
+    }
+    /// Sets it.
+    #[inline]
+    pub fn set_gs_base_other(&mut self, base: u64) {
+        self.block.mode.gs_base_other = base;
+    }
+    /// Root table of kernel mode.
+    #[inline(always)]
+    pub fn kernel_root(&self) -> Option<&Frame<'static, L4>> {
+        self.kernel_root.as_ref()
+    }
+    /// Another root table for kernel mode, or none; the one before.
+    pub fn replace_kernel_root(&mut self, root: Option<Frame<'static, L4>>) -> Option<Frame<'static, L4>> {
+        let mode = &mut self.block.mode;
+        match &root {
+            Some(root) => mode.cr3 = root.mfn().address(),
+            None => (mode.entry, mode.cr3) = (0, 0),
+        }
+        core::mem::replace(&mut self.kernel_root, root)
+    }
+
+    /// Has system calls of user mode enter the kernel at once (asm/syscall.s), where they can; `None`: has them come out of
+    /// [`VcpuState::enter`].
+    pub fn set_syscall_entry(&mut self, entry: Option<SyscallEntry>) {
+        let mode = &mut self.block.mode;
+        mode.entry = 0;
+        let Some(entry) = entry else { return };
+        let frame = (entry.stack & !15).wrapping_sub(FRAME_BYTES);
+        // What is to be done before each entry of a guest is done by `enter` alone.
+        let good = cpu::has_fsgsbase()
+            && !speculation::acts_before_guest()
+            && self.kernel_root.is_some()
+            && cpu::is_canonical(entry.address)
+            && access_ok(GuestAddr(frame), FRAME_BYTES as usize);
+        if good {
+            let [pending, mask] = entry.upcall;
+            (mode.frame, mode.pending, mode.mask) = (frame, Some(pending), Some(mask));
+            mode.entry = entry.address;
+        }
     }
 
     /// Loads a selector into GS of user mode (`SEGBASE_GS_USER_SEL`), the vcpu being in kernel mode.

@@ -19,8 +19,8 @@ pub struct Current<'a> {
 impl Current<'_> {
     /// Goes from guest user to guest kernel mode: the other root table, the other GS base.
     pub fn to_kernel_mode(&mut self) {
-        if !self.cx.kernel_mode {
-            self.cx.kernel_mode = true;
+        if !self.cx.cpu.kernel_mode() {
+            self.cx.cpu.set_kernel_mode(true);
             self.cx.cpu.swap_gs();
             self.load_root();
         }
@@ -32,8 +32,8 @@ impl Current<'_> {
         if self.cx.user_root.is_none() {
             return false;
         }
-        if self.cx.kernel_mode {
-            self.cx.kernel_mode = false;
+        if self.cx.cpu.kernel_mode() {
+            self.cx.cpu.set_kernel_mode(false);
             self.cx.cpu.swap_gs();
             self.load_root();
         }
@@ -43,7 +43,7 @@ impl Current<'_> {
     /// Loads the root table of the mode the vcpu is in (the idle root when it has none: the guest then
     /// faults at once).
     pub fn load_root(&mut self) {
-        let root = if self.cx.kernel_mode { self.cx.kernel_root.as_ref() } else { self.cx.user_root.as_ref() };
+        let root = if self.cx.cpu.kernel_mode() { self.cx.cpu.kernel_root() } else { self.cx.user_root.as_ref() };
         mm::load_root(root);
     }
 
@@ -57,7 +57,7 @@ impl Current<'_> {
              rbp {:016x} r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}\n\
              r13 {:016x} r14 {:016x} r15 {:016x} cr2 {:016x} cr3 {:016x}",
             self.dom.id, self.vcpu.id, r.cs, r.rip, r.rflags, r.ss, r.rsp,
-            if self.cx.kernel_mode { "kernel" } else { "user" }, r.vector(), r.error_code,
+            if self.cx.cpu.kernel_mode() { "kernel" } else { "user" }, r.vector(), r.error_code,
             r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12,
             r.r13, r.r14, r.r15, self.vcpu.info.cr2(), self.cx.root().map_or(0, |m| m.address())
         );

@@ -45,6 +45,10 @@ impl Info {
             cr2: page.word(at + ARCH),
         }
     }
+    /// `evtchn_upcall_pending` and `evtchn_upcall_mask`.
+    pub fn upcall(&self) -> [&'static AtomicU8; 2] {
+        [self.pending, self.mask]
+    }
     /// Whether an upcall is pending and not masked.
     #[inline(always)]
     pub fn deliverable(&self) -> bool {

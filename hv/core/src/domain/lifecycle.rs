@@ -235,7 +235,7 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
     for v in dom.vcpus() {
         let mut cx = v.context.lock();
         let cx = &mut *cx;
-        for root in [cx.kernel_root.take(), cx.user_root.take()].into_iter().flatten() {
+        for root in [cx.cpu.replace_kernel_root(None), cx.user_root.take()].into_iter().flatten() {
             // Its tables go first: what they map is then in no use, and goes without a look at each. One that
             // is not pinned goes by itself.
             let _ = frames().unpin(root.mfn(), dom.id, work);
@@ -307,7 +307,7 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
     };
     let n = (c.gdt_ents as usize).div_ceil(512);
     mm::set_gdt(dom, cx, &c.gdt_frames[..n], c.gdt_ents as u32)?;
-    cx.kernel_root = Some(kernel);
+    let _ = cx.cpu.replace_kernel_root(Some(kernel));
     cx.user_root = user;
     if c.ldt_ents > 0 {
         mm::set_ldt(dom, cx, c.ldt_base, c.ldt_ents as u32)?;
@@ -324,12 +324,14 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
     (r.cs, r.ss) = (u64::from(u.cs) | 3, u64::from(u.ss) | 3);
     r.changed();
     cx.cpu.selectors = Selectors { ds: u.ds, es: u.es, fs: u.fs, gs: u.gs };
-    cx.kernel_mode = c.flags & VGCF_IN_KERNEL != 0;
+    cx.cpu.set_kernel_mode(c.flags & VGCF_IN_KERNEL != 0);
     // IOPL is the guest's own notion: a Linux vcpu starts with 1 and reads ports that it has no right to.
     cx.iopl = (u.rflags >> 12 & 3) as u8;
     cx.cpu.fs_base = c.fs_base;
-    (cx.cpu.gs_base, cx.cpu.gs_base_other) =
-        if cx.kernel_mode { (c.gs_base_kernel, c.gs_base_user) } else { (c.gs_base_user, c.gs_base_kernel) };
+    let (base, other) =
+        if cx.cpu.kernel_mode() { (c.gs_base_kernel, c.gs_base_user) } else { (c.gs_base_user, c.gs_base_kernel) };
+    cx.cpu.gs_base = base;
+    cx.cpu.set_gs_base_other(other);
     if c.flags & VGCF_I387_VALID != 0 {
         cx.cpu.fpu.bytes_mut()[..512].copy_from_slice(&c.fpu_ctxt);
         cx.cpu.fpu.mark_legacy();

@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use hv_machine::heap::try_arc;
 use hv_machine::lock::{Mutex, rank};
-use hv_machine::vcpu::VcpuState;
+use hv_machine::vcpu::{SyscallEntry, VcpuState};
 use hv_machine::frame::Work;
 use hv_machine::x86_64::{apic, clock, percpu};
 use shared_abi::{Errno, Mfn};
@@ -98,8 +98,6 @@ pub struct Context {
     pub cpu: VcpuState,
     /// Whether the guest's registers were set (`VCPUOP_initialise`, `setvcpucontext`).
     pub initialised: bool,
-    /// Guest kernel mode (else guest user mode).
-    pub kernel_mode: bool,
     /// The guest's trap table.
     pub traps: Box<[TrapInfo; 256]>,
     /// `CALLBACKTYPE_event`.
@@ -118,8 +116,6 @@ pub struct Context {
     pub kernel_ss: u64,
     /// As above.
     pub kernel_sp: u64,
-    /// Root table of kernel mode.
-    pub kernel_root: Option<Root>,
     /// Root table of user mode.
     pub user_root: Option<Root>,
     /// Descriptor frames, held as such.
@@ -159,7 +155,6 @@ impl Context {
         Ok(Context {
             cpu: VcpuState::new()?,
             initialised: false,
-            kernel_mode: true,
             traps: <[TrapInfo; 256] as zerocopy::FromZeros>::new_box_zeroed().map_err(|_| Errno::ENOMEM)?,
             event: 0,
             failsafe: Callback::default(),
@@ -169,7 +164,6 @@ impl Context {
             nmi: 0,
             kernel_ss: 0,
             kernel_sp: 0,
-            kernel_root: None,
             user_root: None,
             gdt: ArrayVec::new(),
             gdt_entries: 0,
@@ -189,7 +183,18 @@ impl Context {
 
     /// The root table of the mode the vcpu is in.
     pub fn root(&self) -> Option<Mfn> {
-        if self.kernel_mode { self.kernel_root.as_ref() } else { self.user_root.as_ref() }.map(Root::mfn)
+        if self.cpu.kernel_mode() { self.cpu.kernel_root() } else { self.user_root.as_ref() }.map(Root::mfn)
+    }
+
+    /// Has system calls of user mode enter the kernel without the run loop where that comes to the same. To be
+    /// called after any of what decides it has changed.
+    pub fn arm_system_calls(&mut self, dom: &Domain) {
+        let here = self.syscall.mask_events && self.syscall.address != 0 && !dom.architectural_iopl();
+        self.cpu.set_syscall_entry(here.then(|| SyscallEntry {
+            address: self.syscall.address,
+            stack: self.kernel_sp,
+            upcall: self.info.upcall(),
+        }));
     }
 }
 

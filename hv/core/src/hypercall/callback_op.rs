@@ -17,7 +17,10 @@ fn register(cur: &mut Current<'_>, kind: u16, address: u64, mask_events: bool) -
     match kind {
         CALLBACKTYPE_EVENT => cur.cx.event = address,
         CALLBACKTYPE_FAILSAFE => cur.cx.failsafe = c,
-        CALLBACKTYPE_SYSCALL => cur.cx.syscall = c,
+        CALLBACKTYPE_SYSCALL => {
+            cur.cx.syscall = c;
+            cur.cx.arm_system_calls(cur.dom);
+        }
         CALLBACKTYPE_SYSCALL32 => cur.cx.syscall32 = c,
         CALLBACKTYPE_SYSENTER => cur.cx.sysenter = c,
         CALLBACKTYPE_NMI => cur.cx.nmi = address,

@@ -58,6 +58,7 @@ pub fn update_descriptor(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 pub fn stack_switch(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     cur.cx.kernel_ss = a[0] & 0xffff | 3;
     cur.cx.kernel_sp = a[1];
+    cur.cx.arm_system_calls(cur.dom);
     Ok(0)
 }
 
@@ -84,7 +85,7 @@ pub fn set_segment_base(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     }
     match which {
         SEGBASE_FS => cpu::set_fs_base(base),
-        SEGBASE_GS_USER => cur.cx.cpu.gs_base_other = base,
+        SEGBASE_GS_USER => cur.cx.cpu.set_gs_base_other(base),
         SEGBASE_GS_KERNEL => cpu::set_guest_gs_base(base),
         SEGBASE_GS_USER_SEL => cur.cx.cpu.load_user_gs_selector(base as u16),
         _ => return Err(Errno::EINVAL.into()),

@@ -141,7 +141,7 @@ fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
 /// The caller, and its side of a mapping.
 #[inline]
 fn space<'a>(cur: &'a mut Current<'_>) -> Result<(&'a Domain, Space<'a, 'static>), Stop> {
-    let root = cur.cx.kernel_root.as_ref().ok_or(Errno::EINVAL)?;
+    let root = cur.cx.cpu.kernel_root().ok_or(Errno::EINVAL)?;
     Ok((cur.dom, Space { frames: frames(), root, dom: cur.dom.id, work: &mut cur.cx.work }))
 }
 

@@ -112,8 +112,8 @@ fn own(cur: &Current<'_>, of: DomId) -> Result<(), Errno> {
 /// Makes `mfn` the kernel's root table. The new one is loaded before the old one is let go.
 pub fn new_base(cur: &mut Current<'_>, mfn: Mfn) -> Result<(), Stop> {
     let new = with_rights(cur.dom, cur.dom.id, |r: &Rights<'_>| frames().get_root(mfn, r, &mut cur.cx.work))?;
-    let old = cur.cx.kernel_root.replace(new);
-    if cur.cx.kernel_mode {
+    let old = cur.cx.cpu.replace_kernel_root(Some(new));
+    if cur.cx.cpu.kernel_mode() {
         cur.load_root();
     }
     if let Some(old) = old {

@@ -27,7 +27,7 @@ pub fn update(cur: &mut Current<'_>, va: u64, entry: u64, flags: u64, of: DomId)
     let frames = frames();
     cur.cx.work.refill(Work::BUDGET);
     frames.settle(&mut cur.cx.work)?;
-    let root = cur.cx.kernel_root.as_ref().ok_or(Errno::EINVAL)?;
+    let root = cur.cx.cpu.kernel_root().ok_or(Errno::EINVAL)?;
     let (table, index) = frames.find_l1(root, cur.dom.id, va).ok_or(Errno::EINVAL)?;
     let work = &mut cur.cx.work;
     let done = with_rights(cur.dom, of, |r| frames.update_entry(&table, index, entry, Store::Set, r, work));

@@ -114,6 +114,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             v.info.set_time(&run::time_info());
             if let Some(info) = v.info.get().filter(|_| own) {
                 cur.cx.info = *info;
+                cur.cx.arm_system_calls(cur.dom);
             }
             v.notify();
         }

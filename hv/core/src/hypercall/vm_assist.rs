@@ -23,14 +23,11 @@ pub fn vm_assist(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         return Err(Errno::EINVAL.into());
     }
     match cmd {
-        VMASST_CMD_ENABLE => {
-            cur.dom.assists.fetch_or(1 << kind, Relaxed);
-            Ok(0)
-        }
-        VMASST_CMD_DISABLE => {
-            cur.dom.assists.fetch_and(!(1 << kind), Relaxed);
-            Ok(0)
-        }
-        _ => Err(Errno::ENOSYS.into()),
-    }
+        VMASST_CMD_ENABLE => cur.dom.assists.fetch_or(1 << kind, Relaxed),
+        VMASST_CMD_DISABLE => cur.dom.assists.fetch_and(!(1 << kind), Relaxed),
+        _ => return Err(Errno::ENOSYS.into()),
+    };
+    // How a system call enters the kernel depends on it: each vcpu looks.
+    cur.dom.vcpus().iter().for_each(|v| v.kick());
+    Ok(0)
 }

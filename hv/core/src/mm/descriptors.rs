@@ -34,7 +34,7 @@ pub fn set_ldt(dom: &Domain, cx: &mut Context, base: u64, entries: u32) -> Resul
     }
     let mut held: ArrayVec<DescFrame, 16> = ArrayVec::new();
     for page in 0..u64::from(entries.div_ceil(512)) {
-        let root = cx.kernel_root.as_ref().ok_or(Errno::EINVAL)?;
+        let root = cx.cpu.kernel_root().ok_or(Errno::EINVAL)?;
         let (table, index) = frames().find_l1(root, dom.id, base + (page << 12)).ok_or(Errno::EINVAL)?;
         let entry = table.view().load_u64(index * 8);
         if entry & pte::PRESENT == 0 {

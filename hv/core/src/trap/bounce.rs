@@ -67,7 +67,7 @@ pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> 
 pub fn page_fault(cur: &mut Current<'_>, cr2: u64, error_code: u32) -> Result<(), CannotEnter> {
     cur.cx.info.set_cr2(cr2);
     // A PV kernel runs in ring 3, but expects its own faults to look like a kernel's.
-    let code = if cur.cx.kernel_mode { error_code & !4 } else { error_code | 4 };
+    let code = if cur.cx.cpu.kernel_mode() { error_code & !4 } else { error_code | 4 };
     exception(cur, 14, Some(code))
 }
 
@@ -102,7 +102,7 @@ fn enter(cur: &mut Current<'_>, e: Entry) -> Result<(), CannotEnter> {
     if !is_canonical(e.rip) {
         return Err(CannotEnter::NotCanonical);
     }
-    let was_kernel = cur.cx.kernel_mode;
+    let was_kernel = cur.cx.cpu.kernel_mode();
     let from = *cur.cx.cpu.regs();
     let sp = if was_kernel {
         from.rsp

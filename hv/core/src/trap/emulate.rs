@@ -30,7 +30,7 @@ impl<'a, 'b> GuestCpu<'a, 'b> {
     /// Page-fault error code of a failed access of the guest's: not present as far as we can say, by the
     /// mode it is in.
     fn fault(&self, address: u64, write: bool) -> Fault {
-        let user = if self.cur.cx.kernel_mode { 0 } else { 4 };
+        let user = if self.cur.cx.cpu.kernel_mode() { 0 } else { 4 };
         Fault { address, error_code: user | if write { 2 } else { 0 } }
     }
 }
@@ -98,14 +98,14 @@ impl Cpu for GuestCpu<'_, '_> {
         match base {
             Base::Fs => cpu::fs_base(),
             Base::Gs => cpu::guest_gs_base(),
-            Base::ShadowGs => self.cur.cx.cpu.gs_base_other,
+            Base::ShadowGs => self.cur.cx.cpu.gs_base_other(),
         }
     }
     fn set_base(&mut self, base: Base, value: u64) {
         match base {
             Base::Fs => cpu::set_fs_base(value),
             Base::Gs => cpu::set_guest_gs_base(value),
-            Base::ShadowGs => self.cur.cx.cpu.gs_base_other = value,
+            Base::ShadowGs => self.cur.cx.cpu.set_gs_base_other(value),
         }
     }
     fn long_mode(&self) -> bool {
@@ -114,7 +114,7 @@ impl Cpu for GuestCpu<'_, '_> {
         cs == u64::from(shared_abi::arch_x86::FLAT_RING3_CS64) || cpu::is_long_code(cs as u16)
     }
     fn kernel_mode(&self) -> bool {
-        self.cur.cx.kernel_mode
+        self.cur.cx.cpu.kernel_mode()
     }
 
     fn fetch(&mut self, va: u64, buf: &mut [u8]) -> usize {
@@ -128,7 +128,7 @@ impl Cpu for GuestCpu<'_, '_> {
     }
     fn read_kernel(&mut self, va: u64, buf: &mut [u8]) -> Result<(), Fault> {
         // The kernel's table maps the user's half as well; CR3 alone is exchanged for the read.
-        crate::mm::load_root(self.cur.cx.kernel_root.as_ref());
+        crate::mm::load_root(self.cur.cx.cpu.kernel_root());
         let r = guest_mem::copy_in(buf, GuestAddr(va)).map_err(|_| self.fault(va, false));
         self.cur.load_root();
         r
@@ -139,7 +139,7 @@ impl Cpu for GuestCpu<'_, '_> {
         if frames().settle(&mut cx.work).is_err() {
             return Err(PtWriteError::Busy);
         }
-        let root = cx.kernel_root.as_ref().ok_or(PtWriteError::Refused)?;
+        let root = cx.cpu.kernel_root().ok_or(PtWriteError::Refused)?;
         let (mapping, slot) =
             frames().find_l1(root, self.cur.dom.id, w.address).ok_or(PtWriteError::Refused)?;
         let entry = mapping.view().load_u64(slot * 8);
@@ -178,7 +178,7 @@ impl Cpu for GuestCpu<'_, '_> {
         self.cur.cx.info.set_cr2(value);
     }
     fn cr3(&self) -> u64 {
-        self.cur.cx.kernel_root.as_ref().map_or(0, |r| r.mfn().address())
+        self.cur.cx.cpu.kernel_root().map_or(0, |r| r.mfn().address())
     }
     fn set_cr3(&mut self, value: u64) -> Result<(), ControlError> {
         self.cur.cx.work.refill(Work::BUDGET);

@@ -17,7 +17,7 @@ use hv_machine::x86_64::cpu;
 /// Handles one return from the guest.
 #[inline]
 pub fn handle(cur: &mut Current<'_>, why: u32) {
-    if why == exit::SYSCALL && cur.cx.kernel_mode {
+    if why == exit::SYSCALL && cur.cx.cpu.kernel_mode() {
         return hypercall::dispatch(cur);
     }
     let done = match why {
@@ -60,6 +60,7 @@ fn rare(cur: &mut Current<'_>, why: u32) -> Result<(), CannotEnter> {
             bounce::exception(cur, 1, None)
         }
         2 => Ok(()),
+        exit::NO_STACK => Err(CannotEnter::Stack),
         6 => {
             let out = emul::invalid_opcode(&mut GuestCpu::new(cur));
             after(cur, out, 6, None)
@@ -83,7 +84,7 @@ fn general_protection(cur: &mut Current<'_>, error: u32) -> Result<(), CannotEnt
     if error & 7 == 2 {
         let vector = (error >> 3) as usize & 255;
         // The privilege that a PV kernel has in its own eyes.
-        let cpl = match cur.cx.kernel_mode {
+        let cpl = match cur.cx.cpu.kernel_mode() {
             true if cur.dom.architectural_iopl() => 0,
             true => 1,
             false => 3,

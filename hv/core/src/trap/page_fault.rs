@@ -18,7 +18,7 @@ const RESERVED: u32 = 8;
 pub fn handle(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     let address = cpu::read_cr2();
     let error = cur.cx.cpu.regs().error_code;
-    if cur.cx.kernel_mode && error & (PRESENT | WRITE | RESERVED) == PRESENT | WRITE && is_page_table(cur, address) {
+    if cur.cx.cpu.kernel_mode() && error & (PRESENT | WRITE | RESERVED) == PRESENT | WRITE && is_page_table(cur, address) {
         let out = emul::page_table_write(&mut GuestCpu::new(cur), address);
         if out == emul::Outcome::Unhandled {
             return bounce::page_fault(cur, address, error);
@@ -32,7 +32,7 @@ pub fn handle(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
 
 /// Whether `address` is mapped read-only onto an L1 table of the guest's own.
 fn is_page_table(cur: &Current<'_>, address: u64) -> bool {
-    let Some(root) = cur.cx.kernel_root.as_ref() else { return false };
+    let Some(root) = cur.cx.cpu.kernel_root() else { return false };
     let Some((table, index)) = frames().find_l1(root, cur.dom.id, address) else { return false };
     let entry = table.view().load_u64(index * 8);
     entry & (pte::PRESENT | pte::RW) == pte::PRESENT

@@ -14,7 +14,9 @@ use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 /// The most CPUs.
 pub const MAX_CPUS: usize = 64;
 
-/// The clock. Every CPU that ever loads a guest's page tables takes part.
+/// The clock. Every CPU that ever loads a guest's page tables takes part. The first two fields are known to
+/// asm/syscall.s.
+#[repr(C)]
 pub struct TlbClock {
     tick: AtomicU32,
     /// Per CPU: the tick at which its last flush began.
@@ -23,6 +25,8 @@ pub struct TlbClock {
     /// One past the highest CPU that takes part.
     limit: AtomicU32,
 }
+
+const _: () = assert!(core::mem::offset_of!(TlbClock, cpus) == 4);
 
 /// The machine's clock.
 pub static CLOCK: TlbClock = TlbClock::new();

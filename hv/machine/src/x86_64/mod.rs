@@ -38,9 +38,12 @@ core::arch::global_asm!(
     bsp_stack!(),
     include_str!("asm/boot.s"),
     include_str!("asm/entry.s"),
+    include_str!("asm/syscall.s"),
     include_str!("asm/usercopy.s"),
     options(raw),
 );
+// The clock of TLB flushes, for asm/syscall.s.
+core::arch::global_asm!(".global tlb_clock", ".set tlb_clock, {}", sym crate::frame::CLOCK);
 
 /// Where the hypervisor's own things are mapped, in every address space (L4 slots 256 to 271 are
 /// the hypervisor's by the ABI: xen-x86_64.h `HYPERVISOR_VIRT_START`).

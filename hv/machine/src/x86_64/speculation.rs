@@ -118,6 +118,11 @@ pub fn another_domain() {
     }
 }
 
+/// Whether [`before_guest`] does anything on this machine.
+pub(crate) fn acts_before_guest() -> bool {
+    NEEDS_VERW.load(Relaxed)
+}
+
 /// The last thing before a guest is entered: the processor's buffers are emptied, if they would tell.
 #[inline(always)]
 pub(crate) fn before_guest() {

@@ -69,7 +69,7 @@ fn fill(cx: &Context, v: &Vcpu, d: &Domain, c: &mut VcpuGuestContext) {
     c.fpu_ctxt.copy_from_slice(&cx.cpu.fpu.bytes()[..512]);
     c.flags = VGCF_I387_VALID;
     for (on, flag) in [
-        (cx.kernel_mode, VGCF_IN_KERNEL),
+        (cx.cpu.kernel_mode(), VGCF_IN_KERNEL),
         (cx.failsafe.mask_events, VGCF_FAILSAFE_DISABLES_EVENTS),
         (cx.syscall.mask_events, VGCF_SYSCALL_DISABLES_EVENTS),
         (v.blocked.load(SeqCst) & pause::DOWN == 0, VGCF_ONLINE),
@@ -100,7 +100,7 @@ fn fill(cx: &Context, v: &Vcpu, d: &Domain, c: &mut VcpuGuestContext) {
     c.ctrlreg[0] = hv_machine::x86_64::cpu::read_cr0() & !8 | if cx.task_switched { 8 } else { 0 };
     c.ctrlreg[1] = cx.user_root.as_ref().map_or(0, |r| r.mfn().address() | 1);
     c.ctrlreg[2] = v.info.cr2();
-    c.ctrlreg[3] = cx.kernel_root.as_ref().map_or(0, |r| r.mfn().address());
+    c.ctrlreg[3] = cx.cpu.kernel_root().map_or(0, |r| r.mfn().address());
     c.ctrlreg[4] = cx.cr4;
     c.debugreg[..4].copy_from_slice(&cx.cpu.dr[..4]);
     (c.debugreg[6], c.debugreg[7]) = (cx.cpu.dr[4], cx.cpu.dr[5]);
@@ -109,10 +109,10 @@ fn fill(cx: &Context, v: &Vcpu, d: &Domain, c: &mut VcpuGuestContext) {
     c.syscall_callback_eip = cx.syscall.address;
     c.vm_assist = d.assists.load(Relaxed);
     c.fs_base = cx.cpu.fs_base;
-    (c.gs_base_kernel, c.gs_base_user) = if cx.kernel_mode {
-        (cx.cpu.gs_base, cx.cpu.gs_base_other)
+    (c.gs_base_kernel, c.gs_base_user) = if cx.cpu.kernel_mode() {
+        (cx.cpu.gs_base, cx.cpu.gs_base_other())
     } else {
-        (cx.cpu.gs_base_other, cx.cpu.gs_base)
+        (cx.cpu.gs_base_other(), cx.cpu.gs_base)
     };
 }
 

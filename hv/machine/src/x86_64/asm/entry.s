@@ -25,6 +25,9 @@
     .set VEC_SYSENTER, 0x101
     .set VEC_SYSCALL32, 0x102
     .set VEC_BAD_IRET, 0x103
+    .set VEC_NO_STACK, 0x104
+
+    .set MODE_KERNEL, 48                    # from the end of the registers (`Mode` in vcpu.rs)
 
     .macro PUSH_GPRS
     push rdi
@@ -146,6 +149,9 @@ syscall_entry:
     swapgs
     mov gs:[PC_SCRATCH], rsp
     mov rsp, gs:[PC_REGS_END]
+    cmp byte ptr [rsp + MODE_KERNEL], 0
+    je syscall_of_user                      # asm/syscall.s, which may come back
+syscall_to_run_loop:
     push 0xe02b
     push gs:[PC_SCRATCH]
     push r11

@@ -97,6 +97,11 @@ fn user() {
     }
     user!("user: ud2", "ud2");
     user!("user: syscall", "mov eax, 17", "syscall");
+    // Entered another way where events are to be masked, with the same frame.
+    fill(&[2 | 1 << 16, entry::syscall()]);
+    answer(format_args!("callback 2, masking"), call(nr::CALLBACK_OP, [0, buffer(0), 0, 0, 0]));
+    user!("user: syscall, masking", "mov eax, 17", "syscall");
+    user!("user: syscall, masking, with flags", "push 0x2008d7", "popfq", "syscall");
     user!("user: int 0x80", "int 0x80");
     user!("user: int 0x81, a kernel's", "int 0x81");
     user!("user: hlt", "hlt");
