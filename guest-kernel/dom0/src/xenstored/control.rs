@@ -59,9 +59,9 @@ fn check(server: &Server) -> Result<String, Error> {
     let store = &server.store;
     let sound = store.iter().all(|(path, node)| {
         let listed = path.parent().is_none_or(|parent| {
-            store.get(parent.as_str()).is_some_and(|above| above.children.contains(path.leaf()))
+            store.get(&parent).is_some_and(|above| above.children.contains(path.leaf()))
         });
-        listed && node.children.iter().all(|name| store.get(path.child(name).as_str()).is_some())
+        listed && node.children.iter().all(|name| store.get(&path.child(name)).is_some())
     });
     if sound { Ok(String::from("OK")) } else { Err(Error::EIO) }
 }

@@ -5,7 +5,6 @@ use super::quota::Quota;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
-use core::borrow::Borrow;
 use core::fmt;
 use shared_abi::DomId;
 /// The longest path that anybody may name.
@@ -13,24 +12,43 @@ pub use shared_abi::io::xs_wire::XENSTORE_ABS_PATH_MAX as ABS_PATH_MAX;
 
 /// An absolute path (`/local/domain/1/name`) or a special one (`@releaseDomain`), known to be well formed:
 /// no empty component, no trailing slash, only letters, digits and `-/_@`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Path(Rc<str>);
+///
+/// Paths are ordered by a digest of theirs first: most begin alike, and a map of thousands would compare those
+/// beginnings a dozen times for each look. Equal digests cost a comparison and no more, whoever contrives them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path {
+    digest: u64,
+    text: Rc<str>,
+}
+
+fn digest(text: &str) -> u64 {
+    let step = |digest: u64, word: u64| (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let words = text.as_bytes().chunks_exact(8);
+    let rest = words.remainder().iter().fold(text.len() as u64, |word, byte| word << 8 | u64::from(*byte));
+    let words = words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    step(words.fold(0, step), rest)
+}
 
 impl Path {
+    fn new(text: impl Into<Rc<str>>) -> Path {
+        let text = text.into();
+        Path { digest: digest(&text), text }
+    }
+
     /// The root, `/`.
     pub fn root() -> Path {
-        Path("/".into())
+        Path::new("/")
     }
 
     /// The home of a domain, `/local/domain/N`.
     pub fn home(domain: DomId) -> Path {
-        Path(format!("/local/domain/{}", domain.0).into())
+        Path::new(format!("/local/domain/{}", domain.0))
     }
 
     /// Takes an absolute or special path as it is.
     pub fn absolute(name: &str) -> Result<Path, Error> {
         if well_formed(name) && name.len() <= ABS_PATH_MAX {
-            Ok(Path(name.into()))
+            Ok(Path::new(name))
         } else {
             Err(Error::EINVAL)
         }
@@ -49,53 +67,53 @@ impl Path {
 
     fn counted_len(&self) -> usize {
         let counted = self
-            .0
+            .text
             .strip_prefix("/local/domain/")
             .and_then(|rest| rest.split_once('/'))
             .filter(|(id, _)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
-            .map_or(&*self.0, |(_, local)| local);
+            .map_or(&*self.text, |(_, local)| local);
         counted.len()
     }
 
     /// Whether this names an event and no place in the tree.
     pub fn is_special(&self) -> bool {
-        self.0.starts_with('@')
+        self.text.starts_with('@')
     }
 
     /// The node above; the root and special names have none.
     pub fn parent(&self) -> Option<Path> {
-        if self.is_special() || &*self.0 == "/" {
+        if self.is_special() || &*self.text == "/" {
             return None;
         }
-        match self.0.rfind('/') {
+        match self.text.rfind('/') {
             Some(0) => Some(Path::root()),
-            Some(at) => Some(Path(self.0[..at].into())),
+            Some(at) => Some(Path::new(&self.text[..at])),
             None => None,
         }
     }
 
     /// The last component.
     pub fn leaf(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or("")
+        self.text.rsplit('/').next().unwrap_or("")
     }
 
     /// The node `name` below this one; `name` is one component of a well-formed path.
     pub fn child(&self, name: &str) -> Path {
-        if &*self.0 == "/" {
-            Path(format!("/{name}").into())
+        if &*self.text == "/" {
+            Path::new(format!("/{name}"))
         } else {
-            Path(format!("{}/{name}", self.0).into())
+            Path::new(format!("{}/{name}", self.text))
         }
     }
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// What remains of this path below `home`, for a watch that was registered with a relative name.
     pub fn relative_to(&self, home: &Path) -> &str {
-        self.0.strip_prefix(home.as_str()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&self.0)
+        self.text.strip_prefix(home.as_str()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&self.text)
     }
 }
 
@@ -107,27 +125,21 @@ fn well_formed(name: &str) -> bool {
             || (name.starts_with('/') && !name.ends_with('/') && !name.contains("//")))
 }
 
-impl Borrow<str> for Path {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl fmt::Debug for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(&*self.text, f)
     }
 }
 
 impl From<Path> for String {
     fn from(path: Path) -> String {
-        String::from(&*path.0)
+        String::from(&*path.text)
     }
 }
 

@@ -5,7 +5,6 @@ use super::path::Path;
 use super::perms::{Perms, Rights};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 use shared_abi::DomId;
 
@@ -93,7 +92,7 @@ impl Store {
     }
 
     /// The node at `path`.
-    pub fn get(&self, path: &str) -> Option<&Rc<Node>> {
+    pub fn get(&self, path: &Path) -> Option<&Rc<Node>> {
         self.nodes.get(path)
     }
 
@@ -137,7 +136,7 @@ impl Store {
         self.usage.get(&domain).copied().unwrap_or_default()
     }
 
-    /// Every node, in the order of paths.
+    /// Every node, in no order that means something.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &Rc<Node>)> {
         self.nodes.iter()
     }
@@ -173,14 +172,14 @@ impl Store {
         if !self.nodes.contains_key(path) {
             return;
         }
-        let prefix = String::from(path.as_str()) + "/";
-        let below: Vec<Path> = self
-            .nodes
-            .range::<str, _>((core::ops::Bound::Included(prefix.as_str()), core::ops::Bound::Unbounded))
-            .map(|(path, _)| path.clone())
-            .take_while(|path| path.as_str().starts_with(&prefix))
-            .collect();
-        for path in below.iter().chain([path]) {
+        let mut doomed = Vec::from([path.clone()]);
+        let mut next = 0;
+        while let Some(path) = doomed.get(next).cloned() {
+            let names = self.nodes.get(&path).into_iter().flat_map(|node| node.children.iter());
+            doomed.extend(names.map(|name| path.child(name)));
+            next += 1;
+        }
+        for path in &doomed {
             self.remove(path);
         }
         if let Some(mut node) = self.nodes.get(&parent).cloned() {

@@ -68,7 +68,7 @@ impl View<'_> {
     /// The node at `path`.
     pub fn get(&mut self, path: &Path) -> Result<Option<Rc<Node>>, Error> {
         let Some(transaction) = &mut self.transaction else {
-            return Ok(self.store.get(path.as_str()).cloned());
+            return Ok(self.store.get(path).cloned());
         };
         if let Some(accessed) = transaction.accessed.get(path) {
             return Ok(accessed.node.clone());
@@ -77,7 +77,7 @@ impl View<'_> {
         if !self.who.privileged && order >= self.quotas.get(Quota::TransactionNodes) {
             return Err(Error::Quota(Quota::TransactionNodes));
         }
-        let node = self.store.get(path.as_str()).cloned();
+        let node = self.store.get(path).cloned();
         let seen = node.as_ref().map(|node| node.generation);
         transaction.bytes += 256 + path.as_str().len() + node.as_ref().map_or(0, |node| node.size());
         let accessed = Accessed { node: node.clone(), seen, modified: false, change: None, order };
@@ -137,7 +137,7 @@ impl Transaction {
     /// EAGAIN: something that the transaction read has changed. A quota error: with what happened since it
     /// started, the domain would own too many nodes.
     pub fn commit(self, store: &mut Store, who: &Who, quotas: &Quotas) -> Result<Vec<Change>, Error> {
-        let current = |path: &Path| store.get(path.as_str()).map(|node| node.generation);
+        let current = |path: &Path| store.get(path).map(|node| node.generation);
         if self.accessed.iter().any(|(path, accessed)| current(path) != accessed.seen) {
             return Err(Error::EAGAIN);
         }

@@ -121,9 +121,9 @@ impl Watches {
 /// A watcher hears of a node that it may read or might read before the change, or whose parent it may read.
 fn permitted(who: &Who, change: &Change, store: &Store) -> bool {
     let reads = |node: &Rc<Node>| node.perms.rights(who).cover(Rights::READ);
-    let node = store.get(change.path.as_str());
+    let node = store.get(&change.path);
     change.before.as_ref().is_some_and(|perms| perms.rights(who).cover(Rights::READ))
         || node.is_some_and(reads)
         || ((change.before.is_some() || node.is_some())
-            && change.path.parent().and_then(|parent| store.get(parent.as_str())).is_some_and(reads))
+            && change.path.parent().and_then(|parent| store.get(&parent)).is_some_and(reads))
 }
