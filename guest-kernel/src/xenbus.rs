@@ -170,11 +170,17 @@ pub async fn frontends(store: &Xenstore, kind: &str) -> Result<Vec<u32>> {
 pub async fn backends(store: &Xenstore, kind: &str) -> Result<Vec<(DomId, u32)>> {
     let mut found = Vec::new();
     for domain in or(store.directory(&format!("backend/{kind}")).await, Vec::new())? {
-        let Ok(domid) = domain.parse() else { continue };
-        let devices = or(store.directory(&format!("backend/{kind}/{domain}")).await, Vec::new())?;
-        found.extend(devices.iter().filter_map(|id| Some((DomId(domid), id.parse().ok()?))));
+        let Ok(domain) = domain.parse() else { continue };
+        let devices = backends_of(store, kind, DomId(domain)).await?;
+        found.extend(devices.into_iter().map(|id| (DomId(domain), id)));
     }
     Ok(found)
+}
+
+/// The numbers of our backends of a kind for one domain.
+pub async fn backends_of(store: &Xenstore, kind: &str, domain: DomId) -> Result<Vec<u32>> {
+    let names = or(store.directory(&format!("backend/{kind}/{}", domain.0)).await, Vec::new())?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use guest_kernel::block::BlockDevice;
 use guest_kernel::executor::{Either, select, sleep, spawn};
 use guest_kernel::hypercall::Errno;
 use guest_kernel::log::{debug, warn};
-use guest_kernel::xenbus::{Device, XenbusState, backends};
+use guest_kernel::xenbus::{Device, XenbusState, backends, backends_of};
 use guest_kernel::xenstore::Xenstore;
 use shared_abi::DomId;
 use uplink::Uplink;
@@ -112,6 +112,12 @@ impl<D: BlockDevice + 'static> Backends<D> {
             let path = path.ok_or(Errno::EIO)?;
             match place(kind, &path) {
                 Place::Device(domain, id) => self.look((kind, domain, id)).await,
+                Place::Domain(domain) => {
+                    // News of one domain costs no look at the others'.
+                    for id in backends_of(&self.store, kind.name(), domain).await.unwrap_or_default() {
+                        self.look((kind, domain, id)).await;
+                    }
+                }
                 Place::Above => {
                     for (domain, id) in backends(&self.store, kind.name()).await.unwrap_or_default() {
                         self.look((kind, domain, id)).await;
@@ -199,7 +205,9 @@ impl<D: BlockDevice + 'static> Backends<D> {
 enum Place {
     /// A device's directory, or something in it.
     Device(DomId, u32),
-    /// A directory above devices.
+    /// The directory of a domain's devices.
+    Domain(DomId),
+    /// The directory above those.
     Above,
     /// No device.
     Elsewhere,
@@ -212,7 +220,8 @@ fn place(kind: Kind, path: &str) -> Place {
     let mut names = rest.split('/').skip(1);
     match (names.next().map(str::parse), names.next().map(str::parse)) {
         (Some(Ok(domain)), Some(Ok(id))) => Place::Device(DomId(domain), id),
-        (None, _) | (Some(Ok(_)), None) => Place::Above,
+        (Some(Ok(domain)), None) => Place::Domain(DomId(domain)),
+        (None, _) => Place::Above,
         _ => Place::Elsewhere,
     }
 }

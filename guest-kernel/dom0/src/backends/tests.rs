@@ -136,7 +136,7 @@ fn a_writer_waits_a_moment_for_the_last_one() {
 fn events_are_read_as_what_they_are_about() {
     for (path, expected) in [
         ("backend/vbd", Place::Above),
-        ("backend/vbd/3", Place::Above),
+        ("backend/vbd/3", Place::Domain(DomId(3))),
         ("backend/vbd/3/51712", Place::Device(DomId(3), 51712)),
         ("/local/domain/0/backend/vbd/3/51712/state", Place::Device(DomId(3), 51712)),
         ("backend/vbd/x/1", Place::Elsewhere),
