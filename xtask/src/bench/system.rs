@@ -73,6 +73,7 @@ pub fn lives(machine: &mut Machine) -> Result<Vec<Figure>> {
             shell.run(&format!("xl create hello{number}"))?;
         }
         running = others;
+        shell.rest_long();
         if others == 0 || others == 100 {
             alone.extend(Alone::median(&mut shell, TIMES)?.figures(others));
         }

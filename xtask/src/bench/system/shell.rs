@@ -33,6 +33,11 @@ impl<'a> Shell<'a> {
         std::thread::sleep(REST);
     }
 
+    /// Rests until a machine of 2 GiB has cleared all of it, even on a busy host.
+    pub fn rest_long(&self) {
+        std::thread::sleep(10 * REST);
+    }
+
     /// Runs `line` to its end.
     pub fn run(&mut self, line: &str) -> Result<()> {
         self.ask(&format!("{line} --json"), "{\"").map(drop)
