@@ -20,14 +20,14 @@ pub mod window {
     pub const GDT_OWN: usize = 14;
     /// The running guest's LDT, 16 pages.
     pub const LDT: usize = 16;
-    /// The run loop's stack: eight pages, unmapped ones on both sides.
-    pub const STACK: usize = 40;
-    /// Pages of the run loop's stack.
-    pub const STACK_PAGES: usize = 8;
     /// One-page stacks of NMI, double fault, machine check and debug trap.
     pub const IST: [usize; 4] = [50, 52, 54, 56];
     /// The block below.
     pub const BLOCK: usize = 60;
+    /// The run loop's stack, unmapped pages on both sides.
+    pub const STACK: usize = 64;
+    /// Pages of the run loop's stack. Unoptimised code takes several times what release does (10 KiB at the deepest).
+    pub const STACK_PAGES: usize = if cfg!(debug_assertions) { 32 } else { 8 };
 }
 
 /// Address of a page of a CPU's window.
