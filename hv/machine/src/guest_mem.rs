@@ -355,8 +355,9 @@ impl<T: FromBytes + IntoBytes + Immutable> List<T> {
     #[inline]
     pub fn new(at: GuestAddr, len: u64) -> Result<Self, Fault> {
         const { assert!(is_small(size_of::<T>(), 8)) };
-        let bytes = len.checked_mul(size_of::<T>() as u64).ok_or(Fault)?;
-        let ok = access_ok(at, bytes as usize);
+        // At most 256 GiB: as for `begins_ok`, what goes on past the last address below the hypervisor's is not
+        // canonical for much longer than that, and what goes on past the address space's last is the guest's.
+        let ok = begins_ok(at) && len <= u32::MAX.into();
         if ok { Ok(List { at: at.0, len, element: PhantomData }) } else { Err(Fault) }
     }
     /// Where element `i` is.
@@ -365,7 +366,7 @@ impl<T: FromBytes + IntoBytes + Immutable> List<T> {
     /// As the rest: [`Fault`] past the list's end, and where the memory is not accessible.
     #[inline(always)]
     pub fn address(&self, i: u64) -> Result<GuestAddr, Fault> {
-        if i < self.len { Ok(GuestAddr(self.at + i * size_of::<T>() as u64)) } else { Err(Fault) }
+        if i < self.len { Ok(GuestAddr(self.at.wrapping_add(i * size_of::<T>() as u64))) } else { Err(Fault) }
     }
     /// Reads element `i` into `v`, which has no meaning after an error.
     #[inline(always)]
@@ -377,7 +378,7 @@ impl<T: FromBytes + IntoBytes + Immutable> List<T> {
     pub fn write_end<const N: usize>(&self, i: u64, v: &T) -> Result<(), Fault> {
         const { assert!(is_small(N, 8) && N <= size_of::<T>()) };
         let before = size_of::<T>() - N;
-        let at = self.address(i)?.0 + before as u64;
+        let at = self.address(i)?.0.wrapping_add(before as u64);
         if imp::copy_out_small(at, &v.as_bytes()[before..]) { Ok(()) } else { Err(Fault) }
     }
 }

@@ -87,6 +87,7 @@ fn ended(granter: &Domain) {
 }
 
 /// Ends uses of a grant whose translations are flushed.
+#[inline]
 pub fn complete(u: Unmapping) {
     if let Some(granter) = find(u.granter) {
         u.complete(&mut granter.grants.table.lock());

@@ -241,7 +241,8 @@ fn unmap_by<'a, 't>(
     space: &mut Space<'a, 't>,
     leave: impl FnOnce(&mut Space<'a, 't>, &Track<'t>) -> Result<FlushDue, Failure>,
 ) -> Result<(Unmapping, Option<FlushDue>), Failure> {
-    let mapping = track.get(op.handle)?;
+    let mut occupied = track.occupied(op.handle)?;
+    let mapping = occupied.track()?;
     let mut gone = 0;
     if op.host_addr != 0 {
         gone |= mapping.flags & GNTMAP_HOST_MAP;
@@ -261,7 +262,7 @@ fn unmap_by<'a, 't>(
         frame.release(space.work);
     }
     if parts(mapping.flags) == 0 {
-        track.remove(op.handle);
+        occupied.remove();
     }
     Ok((Unmapping { granter, gref, write, parts: parts(gone) }, due))
 }

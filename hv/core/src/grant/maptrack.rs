@@ -77,6 +77,41 @@ impl<'t> Vacancy<'_, 't> {
     }
 }
 
+/// A handle that may be in use.
+pub(super) struct Occupied<'a, 't> {
+    handle: GrantHandle,
+    place: &'a mut Place<'t>,
+    free: &'a mut u32,
+    used: &'a mut u32,
+}
+
+impl<'t> Occupied<'_, 't> {
+    /// Its mapping.
+    ///
+    /// # Errors
+    /// `GNTST_BAD_HANDLE`.
+    #[inline]
+    pub fn track(&mut self) -> Result<&mut Track<'t>, i16> {
+        match self.place {
+            Place::Used(track) => Ok(track),
+            Place::Free { .. } => Err(GNTST_BAD_HANDLE),
+        }
+    }
+
+    /// Frees it, if it is in use.
+    #[inline]
+    pub fn remove(self) -> Option<Track<'t>> {
+        if !matches!(self.place, Place::Used(_)) {
+            return None;
+        }
+        let free = Place::Free { next: *self.free };
+        let Place::Used(track) = core::mem::replace(self.place, free) else { return None };
+        *self.free = self.handle;
+        *self.used -= 1;
+        Some(track)
+    }
+}
+
 /// A domain's mappings.
 pub struct Maptrack<'t> {
     runs: Vec<Vec<Place<'t>>>,
@@ -97,12 +132,6 @@ impl<'t> Maptrack<'t> {
     /// How many mappings there are.
     pub fn used(&self) -> u32 {
         self.used
-    }
-
-    fn place(&mut self, handle: GrantHandle) -> Option<&mut Place<'t>> {
-        self.runs
-            .get_mut((handle / HANDLES_PER_FRAME) as usize)?
-            .get_mut((handle % HANDLES_PER_FRAME) as usize)
     }
 
     /// A free handle, for a mapping about to be made.
@@ -135,12 +164,16 @@ impl<'t> Maptrack<'t> {
         Ok(())
     }
 
-    /// A mapping.
-    pub(super) fn get(&mut self, handle: GrantHandle) -> Result<&mut Track<'t>, i16> {
-        match self.place(handle) {
-            Some(Place::Used(track)) => Ok(track),
-            _ => Err(GNTST_BAD_HANDLE),
-        }
+    /// A handle that is to be freed, perhaps.
+    ///
+    /// # Errors
+    /// `GNTST_BAD_HANDLE`.
+    #[inline]
+    pub(super) fn occupied(&mut self, handle: GrantHandle) -> Result<Occupied<'_, 't>, i16> {
+        let Maptrack { runs, free, used, .. } = self;
+        let run = runs.get_mut((handle / HANDLES_PER_FRAME) as usize).ok_or(GNTST_BAD_HANDLE)?;
+        let place = run.get_mut((handle % HANDLES_PER_FRAME) as usize).ok_or(GNTST_BAD_HANDLE)?;
+        Ok(Occupied { handle, place, free, used })
     }
 
     /// The domain whose frame a handle maps.
@@ -148,20 +181,7 @@ impl<'t> Maptrack<'t> {
     /// # Errors
     /// `GNTST_BAD_HANDLE`.
     pub fn granter(&mut self, handle: GrantHandle) -> Result<DomId, i16> {
-        self.get(handle).map(|track| track.granter)
-    }
-
-    /// Frees a handle.
-    pub(super) fn remove(&mut self, handle: GrantHandle) -> Option<Track<'t>> {
-        let next = self.free;
-        let place = self.place(handle)?;
-        if !matches!(place, Place::Used(_)) {
-            return None;
-        }
-        let Place::Used(track) = core::mem::replace(place, Place::Free { next }) else { return None };
-        self.free = handle;
-        self.used -= 1;
-        Some(track)
+        self.occupied(handle)?.track().map(|track| track.granter)
     }
 
     /// Destruction: takes the next mapping out of the record, to be completed
@@ -177,7 +197,7 @@ impl<'t> Maptrack<'t> {
             }
             let handle = self.released;
             self.released += 1;
-            if let Some(track) = self.remove(handle) {
+            if let Some(track) = self.occupied(handle).ok().and_then(Occupied::remove) {
                 let (write, parts) = (track.write(), parts(track.flags));
                 if let Some(frame) = track.device_use {
                     frame.release(work);

@@ -50,6 +50,12 @@ impl<'t> TableFrame<'t> {
         Some(&mut run[(gref.0 % RUN) as usize])
     }
 
+    /// Whether it was made.
+    #[inline]
+    fn has_run(&self, gref: GrantRef) -> bool {
+        self.active[(gref.0 % ENTRIES / RUN) as usize].is_some()
+    }
+
     /// Makes the records of the run that an entry is in.
     #[cold]
     fn make_run(&mut self, gref: GrantRef, owner: DomId) -> Result<(), i16> {
@@ -139,6 +145,7 @@ impl<'t> GrantTable<'t> {
     }
 
     /// The domain that owns the table.
+    #[inline]
     pub fn owner(&self) -> DomId {
         self.owner
     }
@@ -157,7 +164,7 @@ impl<'t> GrantTable<'t> {
             return Err(GNTST_GENERAL_ERROR.into());
         }
         let entry = holder.entry(gref);
-        if holder.active(gref).is_none() {
+        if !holder.has_run(gref) {
             holder.make_run(gref, *owner)?;
         }
         let active = holder.active(gref).ok_or(GNTST_NO_SPACE)?;

@@ -22,29 +22,46 @@ const UNMAP_BATCH: usize = 32;
 
 /// `grant_table_op(cmd, list, count)`.
 pub fn grant_table_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
-    let count = a[2] & 0xffff_ffff;
+    let mut rest = Rest { list: a[1], count: a[2] };
+    let done = operate(cur, a[0] as u32, &mut rest);
+    (a[1], a[2]) = (rest.list, rest.count);
+    done
+}
+
+/// What a call goes on with if it is not done.
+pub(super) struct Rest {
+    /// Where the first element is that is not done.
+    pub list: u64,
+    /// How many are not; of a call, the lower half of the register.
+    pub count: u64,
+}
+
+/// `grant_table_op`'s command `cmd`.
+#[inline(always)]
+pub(super) fn operate(cur: &mut Current<'_>, cmd: u32, rest: &mut Rest) -> HcResult {
+    let count = rest.count & 0xffff_ffff;
     if count > i32::MAX as u64 {
         return Err(Errno::EINVAL.into());
     }
-    match a[0] as u32 {
-        GNTTABOP_MAP_GRANT_REF => maps(cur, a, count),
-        GNTTABOP_UNMAP_GRANT_REF => unmaps(cur, a, count),
-        GNTTABOP_COPY => copies(cur, a, count),
-        _ => others(cur, a, count),
+    match cmd {
+        GNTTABOP_MAP_GRANT_REF => maps(cur, rest, count),
+        GNTTABOP_UNMAP_GRANT_REF => unmaps(cur, rest, count),
+        GNTTABOP_COPY => copies(cur, rest, count),
+        _ => others(cur, cmd, rest, count),
     }
 }
 
 /// What is not done for every packet or block.
 #[inline(never)]
-fn others(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
-    let list = GuestAddr(a[1]);
-    match a[0] as u32 {
-        GNTTABOP_UNMAP_AND_REPLACE => unmap_batch(cur, a, count, replace, |o, status| o.status = status),
-        GNTTABOP_TRANSFER => batch::<_, 8>(cur, a, count, |_, o: &mut GnttabTransfer| {
+fn others(cur: &mut Current<'_>, cmd: u32, rest: &mut Rest, count: u64) -> HcResult {
+    let list = GuestAddr(rest.list);
+    match cmd {
+        GNTTABOP_UNMAP_AND_REPLACE => unmap_batch(cur, rest, count, replace, |o, status| o.status = status),
+        GNTTABOP_TRANSFER => batch::<_, 8>(cur, rest, count, |_, o: &mut GnttabTransfer| {
             o.status = grant::TRANSFER_STATUS;
             Ok(())
         }),
-        GNTTABOP_SWAP_GRANT_REF => batch::<_, 4>(cur, a, count, |cur, o: &mut GnttabSwapGrantRef| {
+        GNTTABOP_SWAP_GRANT_REF => batch::<_, 4>(cur, rest, count, |cur, o: &mut GnttabSwapGrantRef| {
             let r = cur.dom.grants.table.lock().swap(o.ref_a, o.ref_b);
             o.status = r.err().unwrap_or(GNTST_OKAY);
             Ok(())
@@ -81,18 +98,18 @@ fn others(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
 #[inline]
 fn batch<T: FromBytes + IntoBytes + Immutable, const ANSWER: usize>(
     cur: &mut Current<'_>,
-    a: &mut [u64; 6],
+    rest: &mut Rest,
     count: u64,
     mut one: impl FnMut(&mut Current<'_>, &mut T) -> Result<(), Stop>,
 ) -> HcResult {
-    let list = List::<T>::new(GuestAddr(a[1]), count)?;
+    let list = List::<T>::new(GuestAddr(rest.list), count)?;
     let mut op = T::new_zeroed();
     for i in 0..count {
         list.read(i, &mut op)?;
         let yields = i > 0 && i % 8 == 0 && should_yield(cur);
         let done = if yields || settle(cur).is_err() { Err(Stop::Retry) } else { one(cur, &mut op) };
         if done == Err(Stop::Retry) {
-            (a[1], a[2]) = (list.address(i)?.0, count - i);
+            *rest = Rest { list: list.address(i)?.0, count: count - i };
         }
         done?;
         list.write_end::<ANSWER>(i, &op)?;
@@ -108,8 +125,8 @@ fn settle(cur: &mut Current<'_>) -> Result<(), Stop> {
 }
 
 #[inline(never)]
-fn maps(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
-    batch::<_, 16>(cur, a, count, map)
+fn maps(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
+    batch::<_, 16>(cur, rest, count, map)
 }
 
 #[inline]
@@ -149,8 +166,8 @@ fn space<'a>(cur: &'a mut Current<'_>) -> Result<(&'a Domain, Space<'a, 'static>
 type Unmapped = Result<(Unmapping, Option<FlushDue>), Failure>;
 
 #[inline(never)]
-fn unmaps(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
-    unmap_batch(cur, a, count, unmap, |o, status| o.status = status)
+fn unmaps(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
+    unmap_batch(cur, rest, count, unmap, |o, status| o.status = status)
 }
 
 #[inline]
@@ -172,12 +189,12 @@ fn replace(cur: &mut Current<'_>, o: &GnttabUnmapAndReplace) -> Result<Unmapped,
 #[inline]
 fn unmap_batch<T: FromBytes + IntoBytes + Immutable>(
     cur: &mut Current<'_>,
-    a: &mut [u64; 6],
+    rest: &mut Rest,
     count: u64,
     one: impl Fn(&mut Current<'_>, &T) -> Result<Unmapped, Stop>,
     answer: impl Fn(&mut T, i16),
 ) -> HcResult {
-    let list = List::new(GuestAddr(a[1]), count)?;
+    let list = List::new(GuestAddr(rest.list), count)?;
     let (mut op, mut i) = (T::new_zeroed(), 0);
     while i < count {
         let mut group = Group { due: None, uses: ArrayVec::new() };
@@ -194,7 +211,7 @@ fn unmap_batch<T: FromBytes + IntoBytes + Immutable>(
             done = Err(Stop::Retry);
         }
         if done == Err(Stop::Retry) {
-            (a[1], a[2]) = (list.address(i)?.0, count - i);
+            *rest = Rest { list: list.address(i)?.0, count: count - i };
         }
         done?;
     }
@@ -244,9 +261,9 @@ impl Group {
 }
 
 #[inline(never)]
-fn copies(cur: &mut Current<'_>, a: &mut [u64; 6], count: u64) -> HcResult {
+fn copies(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
     let mut copies = Copies::new(cur.dom.id, frames(), All(cur.dom));
-    let done = batch::<_, 4>(cur, a, count, |cur, o: &mut GnttabCopy| {
+    let done = batch::<_, 4>(cur, rest, count, |cur, o: &mut GnttabCopy| {
         o.status = status(copies.copy(o, &mut cur.cx.work))?;
         Ok(())
     });

@@ -27,6 +27,7 @@ mod xen_version;
 
 use crate::domain::Current;
 use crate::error::{HcResult, Stop};
+use grant_table_op::Rest;
 use hv_machine::x86_64::{percpu, smp};
 use shared_abi::errno::Errno;
 use shared_abi::GuestAddr;
@@ -41,7 +42,7 @@ const SYSCALL_LEN: u64 = 2;
 #[inline(always)]
 pub fn dispatch(cur: &mut Current<'_>) {
     let r = cur.cx.cpu.regs();
-    // The commonest, as `call` has them, without a list of arguments: they change none.
+    // The commonest, as `call` has them, without a list of arguments: they change none, or few.
     let result = match r.rax {
         nr::IRET => iret::iret(cur),
         nr::XEN_VERSION if r.rdi as u32 == XENVER_VERSION => Ok(xen_version::VERSION),
@@ -49,6 +50,12 @@ pub fn dispatch(cur: &mut Current<'_>) {
         nr::UPDATE_VA_MAPPING => {
             let (va, entry, flags) = (r.rdi, r.rsi, r.rdx);
             update_va_mapping::update(cur, va, entry, flags, cur.dom.id)
+        }
+        nr::GRANT_TABLE_OP => {
+            let mut rest = Rest { list: r.rsi, count: r.rdx };
+            let result = grant_table_op::operate(cur, r.rdi as u32, &mut rest);
+            let r = cur.cx.cpu.regs();
+            return finish(cur, result, [r.rdi, rest.list, rest.count, r.r10, r.r8, r.r9]);
         }
         _ => return dispatch_any(cur),
     };

@@ -11,6 +11,7 @@
 //! passes the same flag check, and the shortcut is only taken where the references that the entry holds
 //! stay the same or become fewer.
 
+use super::table::{FIRST_HV_SLOT, HV_SLOTS};
 use super::types::{EINVAL, Progress, is_hv_slot};
 use super::word::Type;
 use super::{Frame, FrameTable, L4, Stop, Table, Work};
@@ -320,8 +321,9 @@ impl FrameTable {
     /// domain. `None` where a level is missing, or the address is the hypervisor's or not canonical.
     #[inline(always)]
     pub fn find_l1(&self, root: &Frame<'_, L4>, owner: DomId, address: u64) -> Option<(Table<'_>, usize)> {
-        let canonical = (address as i64) << 16 >> 16 == address as i64;
-        if !canonical || is_hv_slot(4, pte::index(address, 4)) {
+        // From the hypervisor's end up to the space's, and on up to where addresses are no longer canonical.
+        const END: u64 = 0xffff_0000_0000_0000 | ((FIRST_HV_SLOT + HV_SLOTS) as u64) << 39;
+        if address.wrapping_sub(END) >= END.wrapping_neg() + (1 << 47) {
             return None;
         }
         let mut mfn = root.number();
