@@ -11,7 +11,7 @@
 mod tests;
 mod uplink;
 
-use crate::bridge::{Bridge, Mac, MacPolicy};
+use crate::bridge::{Bridge, Ip, Mac, MacPolicy};
 use crate::volumes::{Volume, VolumeError, Volumes};
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -27,6 +27,7 @@ use guest_kernel::block::BlockDevice;
 use guest_kernel::executor::{Either, select, sleep, spawn};
 use guest_kernel::hypercall::Errno;
 use guest_kernel::log::{debug, warn};
+use guest_kernel::net::Addressing;
 use guest_kernel::xenbus::{Device, XenbusState, backends, backends_of};
 use guest_kernel::xenstore::Xenstore;
 use shared_abi::DomId;
@@ -195,7 +196,8 @@ impl<D: BlockDevice + 'static> Backends<D> {
             return Err(Failure::Bridge(bridge));
         }
         let mac = parse_mac(&device.read("mac").await?).ok_or(Failure::Mac)?;
-        let uplink = Uplink::new(self.bridge.clone(), MacPolicy::Only(mac));
+        let ip = parse_ip(&device.read_or("ip", String::new()).await?);
+        let uplink = Uplink::new(self.bridge.clone(), MacPolicy::Only(mac), ip);
         Ok(net::serve(device, uplink, self.scratch.clone()).await?)
     }
 }
@@ -223,6 +225,14 @@ fn place(kind: Kind, path: &str) -> Place {
         (Some(Ok(domain)), None) => Place::Domain(DomId(domain)),
         (None, _) => Place::Above,
         _ => Place::Elsewhere,
+    }
+}
+
+/// The `ip=` of a `vif`, if it is one address.
+fn parse_ip(text: &str) -> Option<Ip> {
+    match Addressing::parse(text.trim()) {
+        Ok(Addressing::Static(address)) => Some(address.cidr.address().octets()),
+        _ => None,
     }
 }
 

@@ -37,6 +37,9 @@ pub enum MacPolicy {
     Only(Mac),
 }
 
+/// An IPv4 address.
+pub type Ip = [u8; 4];
+
 /// What happened at one port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -56,6 +59,8 @@ const STORM: (u64, u64) = (2000, 500);
 struct Port {
     generation: u32,
     policy: MacPolicy,
+    /// Whose ARP requests are for this port alone.
+    ip: Option<Ip>,
     sink: Rc<dyn FrameSink>,
     storm: Option<Limit>,
     /// Has been given frames since its last flush.
@@ -66,6 +71,8 @@ struct Port {
 /// Ports and what is known about who is behind them.
 pub struct Bridge {
     inner: RefCell<Inner>,
+    /// The ports that have been given frames since their last flush.
+    touched: RefCell<Vec<u16>>,
     clock: fn() -> u64,
 }
 
@@ -87,18 +94,25 @@ impl Bridge {
     /// A bridge without ports. `clock` gives nanoseconds since some start.
     pub fn new(clock: fn() -> u64) -> Rc<Self> {
         let inner = Inner { ports: Vec::new(), table: Table::new(), generation: 0 };
-        Rc::new(Bridge { inner: RefCell::new(inner), clock })
+        Rc::new(Bridge { inner: RefCell::new(inner), touched: RefCell::default(), clock })
     }
 
     /// Adds a port. Frames for it go to `sink`; frames from it come through a [`Plug`]. A port to
-    /// the outside (`trusted`) has no limit on frames to everybody.
-    pub fn attach(&self, policy: MacPolicy, trusted: bool, sink: Rc<dyn FrameSink>) -> PortId {
+    /// the outside (`trusted`) has no limit on frames to everybody. Whoever asks for `ip` asks this
+    /// port and no other: it is for a configuration to say, never for a guest.
+    pub fn attach(
+        &self,
+        policy: MacPolicy,
+        ip: Option<Ip>,
+        trusted: bool,
+        sink: Rc<dyn FrameSink>,
+    ) -> PortId {
         let mut inner = self.inner.borrow_mut();
         inner.generation += 1;
         let generation = inner.generation;
         let storm = (!trusted).then(|| Limit::new(STORM.0, STORM.1));
         let counters = Counters::default();
-        let port = Port { generation, policy, sink, storm, touched: Cell::new(false), counters };
+        let port = Port { generation, policy, ip, sink, storm, touched: Cell::new(false), counters };
         let index = match inner.ports.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
@@ -150,7 +164,9 @@ impl Bridge {
     fn give(&self, index: u16, frame: Frame<'_>) {
         let sink = match self.inner.borrow().ports.get(usize::from(index)) {
             Some(Some(port)) => {
-                port.touched.set(true);
+                if !port.touched.replace(true) {
+                    self.touched.borrow_mut().push(index);
+                }
                 port.sink.clone()
             }
             _ => return,
@@ -160,10 +176,11 @@ impl Bridge {
 
     /// The end of a batch: every port that was given frames sends them on.
     pub fn flush(&self) {
-        let count = self.inner.borrow().ports.len();
-        for index in 0..count {
-            let sink = match &self.inner.borrow().ports[index] {
-                Some(port) if port.touched.take() => port.sink.clone(),
+        let touched = self.touched.take();
+        for index in touched {
+            let sink = match self.inner.borrow().ports.get(usize::from(index)) {
+                // Another port may have the index by now.
+                Some(Some(port)) if port.touched.take() => port.sink.clone(),
                 _ => continue,
             };
             sink.flush();
@@ -181,6 +198,20 @@ impl Inner {
     fn owner(&self, mac: Mac) -> Option<u16> {
         let owns = |port: &Port| port.policy == MacPolicy::Only(mac);
         self.ports.iter().position(|port| port.as_ref().is_some_and(owns)).map(|at| at as u16)
+    }
+
+    /// The port whose address an ARP request asks for, if there is just one. To ask everybody would
+    /// wake every guest for an answer that only one can give.
+    fn asked(&self, frame: &[u8], from: u16) -> Option<u16> {
+        let ip = arp_target(frame)?;
+        let mut having = self
+            .ports
+            .iter()
+            .enumerate()
+            .filter(|(_, port)| port.as_ref().is_some_and(|port| port.ip == Some(ip)));
+        let (at, _) = having.next()?;
+        // Who asks for its own address tells everybody of it.
+        (having.next().is_none() && at != usize::from(from)).then_some(at as u16)
     }
 
     fn decide(&mut self, from: PortId, frame: Frame<'_>, now: u64) -> Way {
@@ -210,7 +241,7 @@ impl Inner {
             self.table.learn(source, from.index, now);
         }
         let way = match self.owner(to).or_else(|| self.table.find(to, now)) {
-            _ if to[0] & 1 == 1 => Way::Everywhere,
+            _ if to[0] & 1 == 1 => self.asked(bytes, from.index).map_or(Way::Everywhere, Way::To),
             Some(index) if index == from.index => Way::Nowhere,
             Some(index) => Way::To(index),
             None => Way::Everywhere,
@@ -229,6 +260,13 @@ impl Inner {
         }
         way
     }
+}
+
+/// The address that a broadcast ARP request asks for (RFC 826, for IPv4 over Ethernet).
+fn arp_target(frame: &[u8]) -> Option<Ip> {
+    const REQUEST: [u8; 10] = [8, 6, 0, 1, 8, 0, 6, 4, 0, 1];
+    let broadcast = frame.starts_with(&[0xff; 6]) && frame.get(12..22)? == REQUEST;
+    frame.get(38..42).filter(|_| broadcast)?.try_into().ok()
 }
 
 /// How many frames on a wire a frame stands for, as the storm limit counts them.
@@ -253,8 +291,14 @@ impl Plug {
     }
 
     /// Attaches `sink` to the bridge and lets frames through.
-    pub fn attach(&self, policy: MacPolicy, trusted: bool, sink: Rc<dyn FrameSink>) -> PortId {
-        let port = self.bridge.attach(policy, trusted, sink);
+    pub fn attach(
+        &self,
+        policy: MacPolicy,
+        ip: Option<Ip>,
+        trusted: bool,
+        sink: Rc<dyn FrameSink>,
+    ) -> PortId {
+        let port = self.bridge.attach(policy, ip, trusted, sink);
         self.detach();
         self.port.set(Some(port));
         port

@@ -92,7 +92,7 @@ impl Hardware {
     async fn nic(&mut self, function: &Function) -> Result<(), Error> {
         let nic = Rc::new(Nic::start(&Ports, function).await?);
         let plug = Plug::new(self.bridge.clone());
-        plug.attach(MacPolicy::Any, true, nic.clone());
+        plug.attach(MacPolicy::Any, None, true, nic.clone());
         let runner = nic.clone();
         spawn(async move {
             runner.run(&plug).await;

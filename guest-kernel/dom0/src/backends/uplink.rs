@@ -1,6 +1,6 @@
 //! A guest's interface as a port of the bridge.
 
-use crate::bridge::{Bridge, MacPolicy, Plug};
+use crate::bridge::{Bridge, Ip, MacPolicy, Plug};
 use alloc::rc::Rc;
 use guest_kernel::back::net;
 use guest_kernel::net::{Frame, FrameSink};
@@ -9,12 +9,13 @@ use guest_kernel::net::{Frame, FrameSink};
 pub(super) struct Uplink {
     plug: Rc<Plug>,
     policy: MacPolicy,
+    ip: Option<Ip>,
 }
 
 impl Uplink {
-    /// A port whose guest may use the addresses that `policy` says.
-    pub fn new(bridge: Rc<Bridge>, policy: MacPolicy) -> Rc<Uplink> {
-        Rc::new(Uplink { plug: Plug::new(bridge), policy })
+    /// A port whose guest may use the addresses that `policy` says, and is asked for `ip`.
+    pub fn new(bridge: Rc<Bridge>, policy: MacPolicy, ip: Option<Ip>) -> Rc<Uplink> {
+        Rc::new(Uplink { plug: Plug::new(bridge), policy, ip })
     }
 }
 
@@ -30,7 +31,7 @@ impl FrameSink for Uplink {
 
 impl net::Uplink for Uplink {
     fn plug(&self, guest: Rc<dyn FrameSink>) {
-        self.plug.attach(self.policy, false, guest);
+        self.plug.attach(self.policy, self.ip, false, guest);
     }
 
     fn unplug(&self) {

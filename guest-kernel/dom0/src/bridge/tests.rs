@@ -48,7 +48,7 @@ impl Network {
         let bridge = Bridge::new(now);
         let ports = policies.iter().map(|&policy| {
             let sink = Rc::new(Sink::default());
-            (bridge.attach(policy, false, sink.clone()), sink)
+            (bridge.attach(policy, None, false, sink.clone()), sink)
         });
         let ports = ports.collect();
         Network { bridge, ports }
@@ -83,7 +83,7 @@ fn learns_forgets_and_owns() {
     assert_eq!(net.send(1, EVERYBODY, mac(1)), [0, 3]);
     assert_eq!(net.send(2, EVERYBODY, mac(2)), [0usize; 0], "a port that is gone");
     let sink = Rc::new(Sink::default());
-    net.bridge.attach(Any, false, sink.clone());
+    net.bridge.attach(Any, None, false, sink.clone());
     assert_eq!(net.send(2, EVERYBODY, mac(2)), [0usize; 0], "its id does not name the new one");
     assert_eq!(net.bridge.counters(net.ports[1].0).map(|c| c.spoofed), Some(1));
 }
@@ -112,6 +112,40 @@ fn a_storm_is_limited_and_passes() {
     assert_eq!(net.bridge.counters(net.ports[0].0).map(|c| c.storm), Some(5000 - STORM.1));
     NOW.set(1_000_000_000);
     assert_eq!(net.send(0, EVERYBODY, mac(1)), [1]);
+}
+
+/// A hundred guests were woken for each request that one of them alone could answer.
+#[test]
+fn an_arp_request_goes_to_the_one_that_has_the_address() {
+    let net = Network::new(&[MacPolicy::Any, MacPolicy::Only(mac(1)), MacPolicy::Any]);
+    let attach = |number, ip| {
+        let sink = Rc::new(Sink::default());
+        let id = net.bridge.attach(MacPolicy::Only(mac(number)), Some(ip), false, sink.clone());
+        (id, sink)
+    };
+    let own = [attach(2, [10, 0, 2, 20]), attach(3, [10, 0, 2, 21])];
+    let all = || net.ports.iter().chain(&own).map(|(id, sink)| (*id, sink.clone())).collect::<Vec<_>>();
+    let ask = |from: usize, source: Mac, to: Mac, kind: u8, ip: Ip| {
+        let mut bytes = [&to[..], &source[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, kind]].concat();
+        bytes.extend([&source[..], &[0; 4], &[0; 6], &ip[..]].concat());
+        net.bridge.forward(all()[from].0, Frame { bytes: &bytes, checksum: Checksum::Unknown });
+        let got = |(at, (_, sink)): (usize, (_, Rc<Sink>))| {
+            (sink.got.borrow_mut().drain(..).count() > 0).then_some(at)
+        };
+        all().into_iter().enumerate().filter_map(got).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(1, mac(1), EVERYBODY, 1, [10, 0, 2, 20]), [3]);
+    assert_eq!(ask(0, mac(9), EVERYBODY, 1, [10, 0, 2, 21]), [4], "from outside");
+    assert_eq!(ask(1, mac(1), EVERYBODY, 1, [10, 0, 2, 99]), [0, 2, 3, 4], "nobody's that is known");
+    assert_eq!(ask(3, mac(2), EVERYBODY, 1, [10, 0, 2, 20]), [0, 1, 2, 4], "an announcement");
+    assert_eq!(ask(1, mac(1), EVERYBODY, 2, [10, 0, 2, 20]), [0, 2, 3, 4], "an answer to everybody");
+    assert_eq!(ask(1, mac(1), mac(3), 1, [10, 0, 2, 20]), [4], "a request to one");
+    let twice = attach(4, [10, 0, 2, 20]);
+    assert_eq!(ask(1, mac(1), EVERYBODY, 1, [10, 0, 2, 20]), [0, 2, 3, 4], "two have it");
+    net.bridge.detach(twice.0);
+    assert_eq!(ask(1, mac(1), EVERYBODY, 1, [10, 0, 2, 20]), [3]);
+    net.bridge.detach(own[0].0);
+    assert_eq!(ask(1, mac(1), EVERYBODY, 1, [10, 0, 2, 20]), [0, 2, 4], "away");
 }
 
 #[test]

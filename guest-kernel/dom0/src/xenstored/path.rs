@@ -47,11 +47,7 @@ impl Path {
 
     /// Takes an absolute or special path as it is.
     pub fn absolute(name: &str) -> Result<Path, Error> {
-        if well_formed(name) && name.len() <= ABS_PATH_MAX {
-            Ok(Path::new(name))
-        } else {
-            Err(Error::EINVAL)
-        }
+        if well_formed(name) && name.len() <= ABS_PATH_MAX { Ok(Path::new(name)) } else { Err(Error::EINVAL) }
     }
 
     /// Completes `name` as `domain` means it: a relative name counts from the domain's home. `max` bounds what
