@@ -46,6 +46,19 @@ impl FrameSet {
         self.hint = self.hint.min(first / 64);
     }
 
+    /// The first frame from `first` on, and below `end`, that is not free.
+    fn first_used(&self, first: usize, end: usize) -> Option<usize> {
+        let mut pfn = first;
+        while pfn < end {
+            let used = !self.words[pfn / 64] >> (pfn % 64);
+            if used != 0 {
+                return Some(pfn + used.trailing_zeros() as usize).filter(|&pfn| pfn < end);
+            }
+            pfn = (pfn / 64 + 1) * 64;
+        }
+        None
+    }
+
     /// Takes `count` consecutive frames, the first a multiple of `align` (a power of two).
     pub fn take(&mut self, count: usize, align: usize) -> Option<usize> {
         if count == 0 || count > self.free {
@@ -56,11 +69,14 @@ impl FrameSet {
         }
         let mut first = (self.hint * 64).next_multiple_of(align);
         while first + count <= self.limit() {
-            if self.words[first / 64] == 0 {
-                first = ((first / 64 + 1) * 64).next_multiple_of(align);
+            // A frame at a time would make the walk as long as the domain has frames in use.
+            let free = self.words[first / 64] >> (first % 64);
+            if free & 1 == 0 {
+                let used = if free == 0 { 64 - first % 64 } else { free.trailing_zeros() as usize };
+                first = (first + used).next_multiple_of(align);
                 continue;
             }
-            match (first..first + count).find(|&pfn| !self.is_free(pfn)) {
+            match self.first_used(first, first + count) {
                 None => {
                     for pfn in first..first + count {
                         self.words[pfn / 64] &= !(1 << (pfn % 64));
