@@ -108,7 +108,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
         let (Some(source), Some(dest)) = (&self.source, &self.dest) else { return Err(Failure::Again) };
         let (from, to, bytes) =
             (usize::from(op.source.offset), usize::from(op.dest.offset), usize::from(op.len));
-        if from + bytes > 4096 || to + bytes > 4096 {
+        if bytes > 4096 || from > 4096 - bytes || to > 4096 - bytes {
             return Err(GNTST_BAD_COPY_ARG.into());
         }
         dest.frame.page().copy_from(to, source.view, from, bytes);

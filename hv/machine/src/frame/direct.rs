@@ -326,16 +326,17 @@ impl FrameTable {
         if address.wrapping_sub(END) >= END.wrapping_neg() + (1 << 47) {
             return None;
         }
-        let mut mfn = root.number();
+        let (mut mfn, mut entry) = (root.number(), None);
         for level in [4, 3, 2] {
             let value = self.ram().entry(mfn, pte::index(address, level)).load(Acquire);
             if value & pte::PRESENT == 0 {
                 return None;
             }
-            mfn = self.find(pte::mfn(value))?.0;
+            let (number, found) = self.find(pte::mfn(value))?;
+            (mfn, entry) = (number, Some(found));
         }
         // Another vcpu may have taken the tables apart meanwhile: what counts is what the last frame is.
-        self.at(mfn)
+        entry?
             .acquire_ready(owner, Type::L1)
             .then(|| (Table::adopt(self, mfn, 1), pte::index(address, 1)))
     }
