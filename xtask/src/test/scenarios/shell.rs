@@ -65,7 +65,7 @@ pub fn bad_configurations(lab: &mut Lab) -> Result<()> {
             &format!("alone.cfg memory={more}"),
             &format!("not enough free memory: the domain asks for {more} MiB"),
         ),
-        ("truncated-kernel.cfg", "/boot/truncated: bad ELF"),
+        ("truncated-kernel.cfg", "/boot/truncated: not a usable ELF file"),
     ] {
         machine.type_line(&format!("xl create /etc/xen/test/{file}"))?;
         machine.wait_for(file)?; // the echo
