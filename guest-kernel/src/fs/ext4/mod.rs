@@ -1,6 +1,6 @@
 //! A reader of ext4, asynchronous from the ground up.
 //!
-//! Readers on crates.io are synchronous: over a split block device they would need the whole of a
+//! Published readers are synchronous: over a split block device they would need the whole of a
 //! volume in memory, or would stop every other task while one waits for its block. This one is
 //! small because it only reads: files, directories and symbolic links of extent-mapped
 //! filesystems that were unmounted cleanly, which is what `mkfs.ext4 -d` makes. Data goes from the
