@@ -15,13 +15,14 @@ const QUERY_SIZE: usize = 6;
 const SET_VERSION: usize = 8;
 const GET_VERSION: usize = 10;
 
-fn op(operation: usize, words: &[u64]) -> i64 {
+/// One operation on the grant table, its arguments and results in the words.
+pub fn op(operation: usize, words: &[u64]) -> i64 {
     fill(words);
     call(nr::GRANT_TABLE_OP, [operation, buffer(0), 1, 0, 0])
 }
 
 /// A status, 16 bits, as the signed number it is.
-fn status(word: u64, shift: u32) -> i64 {
+pub fn status(word: u64, shift: u32) -> i64 {
     ((word >> shift) as u16).cast_signed().into()
 }
 

@@ -3,23 +3,14 @@
 use anyhow::{Result, ensure};
 
 use super::kv::{self, Writer};
-use super::services::forwards;
 use super::shell::PROMPT;
-use crate::machine::{Machine, Options};
-use crate::test::kit;
+use crate::machine::Machine;
 use crate::test::lab::Lab;
 
 /// Each of the backends of `kv` dies in the middle of writes, several times. Its clients see a pause:
 /// the one connection stays, writes go on, and what was acknowledged is there.
 pub fn die_under_load(lab: &mut Lab) -> Result<()> {
-    let mut options = Options::direct(kit::with_test_files()?);
-    options.disk = Some(kit::image()?);
-    options.forwards = forwards(&["kv"])?;
-    let mut machine = lab.boot(&options)?;
-    machine.wait_for_prompt(PROMPT)?;
-    machine.type_line("xl create /etc/xen/kv.cfg")?;
-    machine.wait_for_prompt(PROMPT)?;
-    kv::wait_until_it_answers(&machine)?;
+    let mut machine = kv::serving(lab)?;
     let writer = Writer::start(machine.port("kv")?)?;
     for round in 1..=3 {
         writer.wait_for(writer.acknowledged() + 200)?;
@@ -45,14 +36,7 @@ pub fn die_under_load(lab: &mut Lab) -> Result<()> {
 /// A disk is taken from the guest that writes to it: the guest says so, and the volume is free for
 /// another one.
 pub fn disk_vanishes(lab: &mut Lab) -> Result<()> {
-    let mut options = Options::direct(kit::with_test_files()?);
-    options.disk = Some(kit::image()?);
-    options.forwards = forwards(&["kv"])?;
-    let mut machine = lab.boot(&options)?;
-    machine.wait_for_prompt(PROMPT)?;
-    machine.type_line("xl create /etc/xen/kv.cfg")?;
-    machine.wait_for_prompt(PROMPT)?;
-    kv::wait_until_it_answers(&machine)?;
+    let mut machine = kv::serving(lab)?;
     let writer = Writer::start(machine.port("kv")?)?;
     writer.wait_for(200)?;
     machine.type_line("xl block-detach kv xvda")?;

@@ -96,16 +96,22 @@ pub fn survives_power_cut(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The guest is destroyed in the middle of writes and created again.
-pub fn survives_destroy(lab: &mut Lab) -> Result<()> {
+/// A machine whose only guest, `kv`, answers.
+pub fn serving(lab: &mut Lab) -> Result<Machine> {
     let mut options = Options::direct(kit::with_test_files()?);
     options.disk = Some(kit::image()?);
     options.forwards = forwards(&["kv"])?;
     let mut machine = lab.boot(&options)?;
     machine.wait_for_prompt(PROMPT)?;
     machine.type_line("xl create /etc/xen/kv.cfg")?;
-    wait_until_it_answers(&machine)?;
     machine.wait_for_prompt(PROMPT)?;
+    wait_until_it_answers(&machine)?;
+    Ok(machine)
+}
+
+/// The guest is destroyed in the middle of writes and created again.
+pub fn survives_destroy(lab: &mut Lab) -> Result<()> {
+    let mut machine = serving(lab)?;
     let writer = Writer::start(machine.port("kv")?)?;
     writer.wait_for(500)?;
     machine.type_line("xl destroy kv")?;

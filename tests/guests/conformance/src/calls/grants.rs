@@ -7,6 +7,7 @@ use guest_kernel::memory::Pages;
 use guest_kernel::shared_abi::DomId;
 
 use crate::answer;
+use crate::grants::{op, status};
 use crate::paging::pool::address_of;
 use crate::raw::{buffer, call, fill, nr, word};
 
@@ -15,16 +16,6 @@ const DEVICE: u64 = 1;
 const READ_ONLY: u64 = 4;
 const APPLICATION: u64 = 8;
 const PTE: u64 = 16;
-
-fn op(operation: usize, words: &[u64]) -> i64 {
-    fill(words);
-    call(nr::GRANT_TABLE_OP, [operation, buffer(0), 1, 0, 0])
-}
-
-/// A status, 16 bits, as the signed number it is.
-fn status(word: u64, shift: u32) -> i64 {
-    ((word >> shift) as u16).cast_signed().into()
-}
 
 /// Every question about them.
 pub fn ask() {
