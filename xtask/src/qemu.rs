@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
@@ -93,7 +94,7 @@ impl Machine<'_> {
             Accel::Tcg => "tcg",
             Accel::Kvm => "kvm",
         };
-        command.args(["-name", "oxen", "-machine", "q35", "-accel", accel, "-cpu", self.cpu]);
+        command.args(["-name", "oxen", "-machine", "q35", "-accel", accel, "-cpu", &self.cpu_model()?]);
         command.args(["-m", self.memory, "-smp", &self.smp.to_string()]);
         command.args(["-nodefaults", "-display", "none", "-vga", "std"]);
         self.add_boot(&mut command)?;
@@ -101,6 +102,13 @@ impl Machine<'_> {
         self.add_consoles(&mut command);
         command.args(self.more);
         Ok(command)
+    }
+
+    /// The CPU model. Before 9.1 QEMU's translator takes user mode's `iret` for the kernel's, which SMAP keeps from
+    /// the user's stack: a paravirtual guest, whose kernel is in user mode, dies of its first one.
+    fn cpu_model(&self) -> Result<String> {
+        let is_old = matches!(self.accel, Accel::Tcg) && version()? < (9, 1);
+        Ok(if is_old { format!("{},-smap", self.cpu) } else { self.cpu.into() })
     }
 
     fn add_boot(&self, command: &mut Command) -> Result<()> {
@@ -184,6 +192,17 @@ impl Machine<'_> {
             command.args(["-gdb", &format!("tcp:127.0.0.1:{GDB_PORT}"), "-S"]);
         }
     }
+}
+
+/// QEMU's version.
+fn version() -> Result<(u32, u32)> {
+    static VERSION: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    let ask = || {
+        let text = cmd::output(cmd::program("qemu-system-x86_64").arg("--version")).ok()?;
+        let mut numbers = text.strip_prefix("QEMU emulator version ")?.split('.').map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    VERSION.get_or_init(ask).context("qemu-system-x86_64 does not tell its version")
 }
 
 /// QEMU's options are separated by commas: one in a file name is doubled.
