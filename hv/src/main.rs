@@ -20,6 +20,9 @@ extern "C" fn hv_start(magic: u32, info: u32) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    console::panic_write(format_args!("{info}"));
+    match info.location() {
+        Some(at) => console::panic_write(format_args!("{} ({at})", info.message())),
+        None => console::panic_write(format_args!("{}", info.message())),
+    }
     cpu::halt_forever()
 }

@@ -8,6 +8,19 @@ use hv_machine::heap;
 use hv_machine::x86_64::start::{self, ModuleBytes, Started};
 use hv_machine::x86_64::{apic, clock, smp, speculation, uart};
 
+/// The options that mean something here. Xen has more, and ignores those that it doesn't know after a word in the log.
+const OPTIONS: [&str; 8] =
+    ["com1", "com2", "console", "dom0_max_vcpus", "dom0_mem", "loglvl", "maxcpus", "noreboot"];
+
+fn log_unknown(info: &BootInfo) {
+    for word in info.cmdline.split_ascii_whitespace() {
+        let name = word.split('=').next().unwrap_or(word);
+        if !OPTIONS.contains(&name) {
+            log::warn!("parameter \"{name}\" unknown!");
+        }
+    }
+}
+
 /// The serial console's settings: `console=none`, `com1=BAUD`, `com2=BAUD`.
 fn serial(info: &BootInfo) {
     let baud = |name| info.option(name).and_then(|v| v.split(',').next()?.parse().ok());
@@ -61,6 +74,15 @@ fn dom0_frames(info: &BootInfo) -> u64 {
     n.clamp(min.min(all), max.min(all).max(min.min(all)))
 }
 
+/// Vcpus for dom0, which gets one for each CPU: `dom0_max_vcpus=N` is how many, `MIN-MAX` (each may be left out) the
+/// limits. More than 32 have no place in the shared info page.
+fn dom0_vcpus(info: &BootInfo, cpus: usize) -> u32 {
+    let option = info.option("dom0_max_vcpus").unwrap_or("");
+    let (min, max) = option.split_once('-').unwrap_or((option, option));
+    let limit = |s: &str, default| s.parse().unwrap_or(default);
+    (cpus as u32).min(limit(max, u32::MAX)).max(limit(min, 1)).clamp(1, 32)
+}
+
 /// Brings the other CPUs up, each by the trampoline in a page below 1 MiB. One that doesn't come is left out.
 fn start_others(cpus: &[u32]) {
     let info = run::BOOT.get().expect("set before");
@@ -95,6 +117,7 @@ pub fn boot(started: Started) -> ! {
         clock::tsc_hz() / 1_000_000,
         clock::tsc_hz() / 1000 % 1000
     );
+    log_unknown(info);
     log::debug!("entered at TSC {}", started.entered);
     log::info!("speculation: {}", speculation::found());
     let found = acpi_setup::init(info.rsdp, info.option("noreboot").is_some());
@@ -113,7 +136,7 @@ pub fn boot(started: Started) -> ! {
         cmdline: &info.modules[0].cmdline,
         ramdisk: ramdisk.as_ref().map(|r| r.bytes()),
         frames: dom0_frames(info),
-        vcpus: info.option("dom0_max_vcpus").and_then(|v| v.parse().ok()).unwrap_or(1).clamp(1, 32),
+        vcpus: dom0_vcpus(info, cpus.len()),
         kept: run::KEPT.call_once(|| found.kept),
     });
     if let Err(why) = built {

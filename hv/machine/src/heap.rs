@@ -1,5 +1,6 @@
 //! The hypervisor's heap: small objects (domains, vcpus, tables of ports and grants). It starts with what
-//! boot gives it, grows by runs of frames when it is full, and gives them back when domains have gone.
+//! boot gives it, grows by runs of frames when it is full, and gives them back when domains have gone. What is
+//! large (an unpacked kernel, a list of all frames) is a run of frames by itself, and goes back when it is dropped.
 //!
 //! # The rule
 //!
@@ -32,14 +33,14 @@ unsafe impl GlobalAlloc for Locked {
         if let Some(p) = promise::take(layout) {
             return p.as_ptr();
         }
+        if is_large(layout) {
+            return large(layout.size()).map_or(core::ptr::null_mut(), |at| at as *mut u8);
+        }
         if let Ok(p) = self.0.lock().alloc(layout) {
             return p.as_ptr();
         }
         // Grow outside the heap's lock: the frame allocator's ranks below it.
-        let grow = GROW.load(Relaxed);
-        if grow != 0 {
-            // SAFETY: `set_growth` stored this type.
-            let grow = unsafe { core::mem::transmute::<usize, Growth>(grow) };
+        if let Some((grow, _)) = growth() {
             let want = layout.size().max(layout.align()).next_power_of_two();
             // A run of the usual length, or where memory is in pieces just what is asked for.
             if let Some((start, len)) = grow(want.max(MIN_GROWTH)).or_else(|| grow(want)) {
@@ -53,11 +54,34 @@ unsafe impl GlobalAlloc for Locked {
         core::ptr::null_mut()
     }
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        if let Some(p) = core::ptr::NonNull::new(p) {
+        if is_large(layout) {
+            if let Some((_, give)) = growth() {
+                give(p as usize, layout.size().next_multiple_of(PAGE));
+            }
+        } else if let Some(p) = core::ptr::NonNull::new(p) {
             // SAFETY: the caller's: `p` came from `alloc` with this layout.
             unsafe { self.0.lock().dealloc(p, layout) }
         }
     }
+}
+
+/// What has so many bytes or more is a run of frames. More than the first heap: there is growth when one is asked for.
+const LARGE: usize = 1 << 20;
+const PAGE: usize = 4096;
+
+fn is_large(layout: Layout) -> bool {
+    layout.size() >= LARGE && layout.align() <= PAGE
+}
+
+/// A run of frames for so many bytes: the smallest block that holds them, without the pages behind them.
+fn large(bytes: usize) -> Option<usize> {
+    let (grow, give) = growth()?;
+    let (start, len) = grow(bytes)?;
+    let used = bytes.next_multiple_of(PAGE);
+    if used < len {
+        give(start + used, len - used);
+    }
+    Some(start)
 }
 
 /// Bytes that the heap grows by at least, where memory is not in pieces, and shrinks by.
@@ -67,7 +91,7 @@ const SPARE: usize = 2 * MIN_GROWTH;
 
 /// Where more memory comes from: at least so many bytes → (address, bytes), the hypervisor's until it is returned.
 pub type Growth = fn(usize) -> Option<(usize, usize)>;
-/// Where memory goes: address and bytes, which nothing refers to any more.
+/// Where memory goes: address and bytes, whole pages that nothing refers to any more.
 pub type Return = fn(usize, usize);
 
 #[cfg_attr(target_os = "none", global_allocator)]
@@ -88,12 +112,21 @@ pub fn set_growth(grow: Growth, give: Return) {
     GIVE.store(give as usize, Relaxed);
 }
 
+/// The two, once they are set.
+fn growth() -> Option<(Growth, Return)> {
+    let (grow, give) = (GROW.load(Relaxed), GIVE.load(Relaxed));
+    // SAFETY: `set_growth` stored these types.
+    (grow != 0 && give != 0).then(|| unsafe {
+        (core::mem::transmute::<usize, Growth>(grow), core::mem::transmute::<usize, Return>(give))
+    })
+}
+
 /// Gives some of what is free back; asked again it goes on.
 pub fn shrink() {
-    let give = GIVE.load(Relaxed);
+    let Some((_, give)) = growth() else { return };
     for _ in 0..32 {
         let (used, all) = usage();
-        if give == 0 || all - used < SPARE + MIN_GROWTH {
+        if all - used < SPARE + MIN_GROWTH {
             return;
         }
         // Something small that stays must not keep a whole run: then its other parts go.
@@ -103,8 +136,6 @@ pub fn shrink() {
         });
         let Some((at, bytes)) = part else { return };
         RETURNED.fetch_add(bytes, Relaxed);
-        // SAFETY: `set_growth` stored this type.
-        let give = unsafe { core::mem::transmute::<usize, Return>(give) };
         give(at.as_ptr() as usize, bytes);
     }
 }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::cmd;
 
@@ -22,36 +22,14 @@ pub fn xen() -> Result<PathBuf> {
     })
 }
 
-/// The distribution's Linux, as the ELF file that is inside its bzImage.
+/// The distribution's Linux: its bzImage.
 pub fn linux() -> Result<PathBuf> {
-    kept("vmlinux", |work| {
+    kept("vmlinuz", |work| {
         let all = cmd::output(Command::new("apt-cache").args(["depends", "linux-image-amd64"]))?;
         let name = all.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
         let name = name.context("apt knows no linux-image-amd64: run `apt-get update`")?;
-        let image = boot_file(&format!("linux-image-{name}"), work, |file| file.starts_with("vmlinuz-"))?;
-        let image = cmd::read(&image)?;
-        let payload = payload(&image).context("the kernel is no bzImage")?;
-        // The packed size follows the payload of every packer but gzip.
-        let body = &payload[..payload.len().saturating_sub(4)];
-        match payload {
-            [0x1f, 0x8b, ..] => unpack("gzip", payload, work),
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => unpack("xz", body, work),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => unpack("zstd", body, work),
-            _ => bail!("the kernel is packed in a way that is not known"),
-        }
+        cmd::read(&boot_file(&format!("linux-image-{name}"), work, |file| file.starts_with("vmlinuz-"))?)
     })
-}
-
-/// The packed kernel in a bzImage (Linux's Documentation/arch/x86/boot.rst: `setup_sects`, `header`,
-/// `payload_offset`, `payload_length`).
-fn payload(image: &[u8]) -> Option<&[u8]> {
-    let word = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
-    (image.get(0x202..0x206)? == b"HdrS").then_some(())?;
-    let setup = match *image.get(0x1f1)? {
-        0 => 5,
-        sectors => usize::from(sectors) + 1,
-    } * 512;
-    image.get(setup + word(0x248)?..)?.get(..word(0x24c)?)
 }
 
 /// The file `name` of the cache, made by `make` from what it does in a folder of its own.

@@ -39,6 +39,8 @@ const ALL: &[Scenario] = &[
     ("library_os::on_oxen", library_os::on_oxen),
     ("library_os::on_xen", library_os::on_xen),
     ("linux::dom0", linux::dom0),
+    ("linux::dom0_by_grub", linux::dom0_by_grub),
+    ("linux::dom0_is_damaged", linux::dom0_is_damaged),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("run::on_a_terminal", run::on_a_terminal),
     ("run::keeps_volumes", run::keeps_volumes),

@@ -4,6 +4,9 @@
 //! region from its base with kernel, ramdisk, p2m list, start_info, page tables and stack, mapped by page
 //! tables that are read-only to it. The tables are made by hand in the domain's own frames and then
 //! validated by pinning, like any guest's.
+//!
+//! A bzImage is unpacked first, into memory that is dom0's afterwards: the domain gets the frames of that
+//! region, the kernel is loaded into them, and only then come the frames of the rest.
 
 use super::grants::Limits;
 use super::kernel::Kernel;
@@ -25,7 +28,7 @@ use shared_abi::{DomId, Mfn, pte};
 
 /// What to build.
 pub struct Plan<'a> {
-    /// The kernel's file.
+    /// The kernel's file: ELF or bzImage.
     pub kernel: &'a [u8],
     /// The kernel's command line.
     pub cmdline: &'a str,
@@ -37,6 +40,30 @@ pub struct Plan<'a> {
     pub vcpus: u32,
     /// Frames of devices that the hypervisor drives itself.
     pub kept: &'a [core::ops::Range<u64>],
+}
+
+/// Why it can't be built.
+#[derive(Debug)]
+pub enum Error {
+    /// The kernel's file gives no kernel.
+    Packed(bzimage::Error),
+    /// Anything else.
+    Other(&'static str),
+}
+
+impl core::fmt::Display for Error {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Error::Packed(why) => write!(f, "its kernel: {why}"),
+            Error::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<&'static str> for Error {
+    fn from(why: &'static str) -> Error {
+        Error::Other(why)
+    }
 }
 
 type Result<T> = core::result::Result<T, &'static str>;
@@ -60,12 +87,17 @@ struct Memory {
 }
 
 impl Memory {
-    /// Gives the domain its frames, in runs as large as there are.
-    fn populate(dom: &Arc<Domain>, n: u64) -> Result<Memory> {
+    /// No frames yet, but room to note `n`.
+    fn new(dom: &Arc<Domain>, n: u64) -> Result<Memory> {
         let mut mfns = Vec::new();
         mfns.try_reserve_exact(n as usize).map_err(|_| "no memory for dom0's frame list")?;
-        while (mfns.len() as u64) < n {
-            let left = n - mfns.len() as u64;
+        Ok(Memory { dom: dom.clone(), mfns })
+    }
+
+    /// Gives the domain frames until it has `n`, in runs as large as there are.
+    fn populate(&mut self, n: u64) -> Result<()> {
+        while (self.mfns.len() as u64) < n {
+            let left = n - self.mfns.len() as u64;
             let mut order = left.ilog2().min(hv_machine::frame::MAX_ORDER);
             let block = loop {
                 match frames().alloc_uncleared(order, Limit::Any) {
@@ -74,13 +106,13 @@ impl Memory {
                     None => order -= 1,
                 }
             };
-            let first = frames().assign(block, dom.id).map_err(|_| "no memory for dom0's frame list")?;
+            let first = frames().assign(block, self.dom.id).map_err(|_| "no memory for dom0's frame list")?;
             for k in 0..1u64 << order {
-                frames().m2p_set(Mfn(first.0 + k), mfns.len() as u64);
-                mfns.push(first.0 + k);
+                frames().m2p_set(Mfn(first.0 + k), self.mfns.len() as u64);
+                self.mfns.push(first.0 + k);
             }
         }
-        Ok(Memory { dom: dom.clone(), mfns })
+        Ok(())
     }
 
     fn hold(&self, pfn: u64) -> Result<Frame<'static, Writable>> {
@@ -125,8 +157,9 @@ fn tables(start: u64, end: u64) -> [u64; 4] {
 }
 
 /// Builds it and lets it run.
-pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
-    let kernel = Kernel::parse(plan.kernel)?;
+pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
+    let file = bzimage::unpack(plan.kernel).map_err(Error::Packed)?;
+    let kernel = Kernel::parse(&file)?;
     let dom = create(Spec {
         id: DomId(0),
         handle: [0; 16],
@@ -142,9 +175,8 @@ pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
     }
     dom.memory.set_max(plan.frames);
     if !dom.memory.charge(plan.frames) {
-        return Err("dom0's memory limit");
+        return Err("dom0's memory limit".into());
     }
-    let memory = Memory::populate(&dom, plan.frames)?;
 
     // The region, in pages from the kernel's base.
     let base = kernel.base;
@@ -167,19 +199,24 @@ pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
     };
     let stack_at = tables_at + count;
     if (end - base) / 4096 > plan.frames {
-        return Err("dom0 is too small for its kernel and ramdisk (dom0_mem)");
+        return Err("dom0 is too small for its kernel and ramdisk (dom0_mem)".into());
     }
+    let mut memory = Memory::new(&dom, plan.frames)?;
+    memory.populate((end - base) / 4096)?;
 
     for s in kernel.segments() {
         let (va, data, size) = s?;
         memory.write(va - base, data)?;
         memory.zero(va - base + data.len() as u64, va - base + size)?;
     }
+    let Kernel { entry, hypercall_page, start: kernel_start, end: kernel_end, .. } = kernel;
+    drop(file);
+    memory.populate(plan.frames)?;
     if let Some(r) = plan.ramdisk {
         memory.write(ramdisk_at << 12, r)?;
     }
     memory.write(p2m_at << 12, zerocopy::IntoBytes::as_bytes(&memory.mfns[..]))?;
-    if let Some(va) = kernel.hypercall_page {
+    if let Some(va) = hypercall_page {
         let at = va.checked_sub(base).ok_or("the kernel's hypercall page is outside it")?;
         write_hypercall_page(&memory.hold(at >> 12)?.page());
     }
@@ -194,7 +231,7 @@ pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
     make_vcpus(&dom).map_err(|_| "no memory for dom0's vcpus")?;
     let mut c = super::lifecycle::guest_context().map_err(|_| "no memory for dom0's registers")?;
     c.flags = VGCF_IN_KERNEL;
-    c.user_regs.rip = kernel.entry;
+    c.user_regs.rip = entry;
     c.user_regs.rsp = base + ((stack_at + 1) << 12);
     c.user_regs.rsi = base + (info_at << 12);
     c.user_regs.rflags = 0x202;
@@ -207,7 +244,7 @@ pub fn build(plan: &Plan<'_>) -> Result<Arc<Domain>> {
     set_context(&dom, v, &mut v.context.lock(), &c).map_err(|_| "dom0's first vcpu was refused")?;
     log::info!(
         "dom0: {} MiB, {} vcpus, kernel {:#x}-{:#x}, entry {:#x}, {} tables",
-        plan.frames / 256, plan.vcpus, kernel.start, kernel.end, kernel.entry, count
+        plan.frames / 256, plan.vcpus, kernel_start, kernel_end, entry, count
     );
     v.unblock(pause::DOWN);
     unpause_domain(&dom).map_err(|_| "dom0 can't be started")?;

@@ -208,7 +208,7 @@ impl<'t> Block<'t> {
         self.table.ram().page(self.mfn + index)
     }
 
-    /// Leaves the frames allocated for ever, or until [`FrameTable::adopt_block`]; the first frame.
+    /// Leaves the frames allocated for ever, or until [`FrameTable::free_kept`]; the first frame.
     pub fn keep(self) -> Mfn {
         let mfn = self.mfn();
         core::mem::forget(self);
@@ -229,13 +229,13 @@ impl core::fmt::Debug for Block<'_> {
 }
 
 impl FrameTable {
-    /// Makes a block out of what [`Block::keep`] returned, to free it.
+    /// Frees `frames` frames from `mfn` on that [`Block::keep`] left allocated.
     ///
     /// # Safety
-    /// `mfn` and `order` must be of one kept block which nobody uses any more.
+    /// They must be of kept blocks, and nobody uses them any more.
     #[allow(unsafe_code)]
-    pub unsafe fn adopt_block(&self, mfn: Mfn, order: u32) -> Block<'_> {
-        Block { table: self, mfn: mfn.0 as u32, order }
+    pub unsafe fn free_kept(&self, mfn: Mfn, frames: u64) {
+        self.give_run(mfn.0 as u32..(mfn.0 + frames) as u32);
     }
 
     /// Shares a fresh frame with `owner`, which can map it writable (`Type::Writable`: shared info, grant

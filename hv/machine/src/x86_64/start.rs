@@ -78,15 +78,15 @@ pub fn start(magic: u32, at: u32) -> Result<Started, &'static str> {
     }
     heap::set_growth(
         |bytes| {
-            let block = frame::frames().alloc(order_of(bytes), Limit::Any)?;
+            let block = frame::frames().alloc_uncleared(order_of(bytes), Limit::Any)?;
             let at = layout::DIRECT + block.keep().address();
             Some((at as usize, 4096 << order_of(bytes)))
         },
         |at, bytes| {
             let mfn = Mfn((at as u64 - layout::DIRECT) >> 12);
             // SAFETY: the heap's alone: frames of its first memory, which the frame table was never told of, or of
-            // blocks that were kept for it. It is aligned to its size.
-            drop(unsafe { frame::frames().adopt_block(mfn, order_of(bytes)) });
+            // blocks that were kept for it.
+            unsafe { frame::frames().free_kept(mfn, bytes as u64 / 4096) };
         },
     );
     let kept = taken.end - taken.start + (info.image.end - info.image.start);
