@@ -7,6 +7,7 @@
 
 mod boot;
 mod guest;
+mod linux;
 mod system;
 mod table;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::build::{self, Built};
 use crate::machine::{COUNTING_CPU, Machine, Options};
@@ -24,10 +26,16 @@ use crate::{cmd, paths, setup, workspace};
 #[derive(clap::Args)]
 #[command(after_help = ABOUT)]
 pub struct Args {
+    /// Measure Debian's Linux instead: natively, and as dom0 of each hypervisor
+    #[arg(long)]
+    linux: bool,
+    /// Of Linux's rows only those whose names begin so
+    #[arg(requires = "linux", value_name = "PREFIX")]
+    rows: Vec<String>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Write the JSON to this file too [default: target/oxen/bench.json of the tree]
+    /// Write the JSON to this file too [default: target/oxen/bench.json or bench-linux.json]
     #[arg(short, long, value_name = "FILE", value_parser = paths::typed)]
     output: Option<PathBuf>,
 }
@@ -38,6 +46,10 @@ instruction counting: the figures are instructions and sizes, not times, and a
 run on a busy machine gives what a run on an idle one does. An operation's
 figure is what runs inside the hypervisor, not in the guest that asks for it.
 The ratio is Oxen's figure divided by Xen's: below 1, Oxen takes less.
+
+With --linux the same kernel and the same programs run natively and on both
+hypervisors. A row's time stands against the native one; beside it is what one
+operation takes inside the hypervisor: instructions, CR3 loads, invalidations.
 
 Xen comes from Debian by `apt-get download` into ~/.cache/oxen, once.";
 
@@ -51,6 +63,11 @@ struct Figure {
 
 /// Runs `cargo xtask bench`.
 pub fn command(args: &Args) -> Result<ExitCode> {
+    if args.linux {
+        setup::ensure(setup::For::BenchLinux)?;
+        let compared = linux::compared(&args.rows)?;
+        return show(args, "bench-linux.json", &compared.json(), &compared.text());
+    }
     setup::ensure(setup::For::Test)?;
     let counter = build::kernel(&workspace::packages()?, "bench")?;
     let (built, disk) = system::files(&build::with(None, None)?)?;
@@ -61,12 +78,17 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     let mut rows = table::rows(&oxen, &xen)?;
     let size = std::fs::metadata(&built.hypervisor)?.len() >> 10;
     rows.push(table::Row { name: "target/oxen/oxen".into(), unit: "KiB", oxen: size, xen: None });
-    let json = serde_json::to_string_pretty(&table::json(&rows, &xen_version))?;
-    let output = args.output.clone().unwrap_or_else(|| paths::out().join("bench.json"));
+    show(args, "bench.json", &table::json(&rows, &xen_version), &table::text(&rows, &xen_version))
+}
+
+/// Writes the JSON to its file, and prints it or the table.
+fn show(args: &Args, file: &str, json: &Value, table: &str) -> Result<ExitCode> {
+    let json = serde_json::to_string_pretty(json)?;
+    let output = args.output.clone().unwrap_or_else(|| paths::out().join(file));
     cmd::write(&output, json.as_bytes())?;
     match args.json {
         true => println!("{json}"),
-        false => print!("{}", table::text(&rows, &xen_version)),
+        false => print!("{table}"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -97,7 +119,11 @@ fn figures(built: &Built, counter: &Path, disk: &Path, name: &str) -> Result<(Ve
 
 /// A machine that counts instructions.
 fn options(built: &Built) -> Options<'_> {
-    let mut options = Options { cpu: COUNTING_CPU, ..Options::direct(built) };
+    counting(Options { cpu: COUNTING_CPU, ..Options::direct(built) })
+}
+
+/// The machine of `options` with instructions counted.
+fn counting(mut options: Options<'_>) -> Options<'_> {
     options.more = vec!["-icount".into(), "shift=0,sleep=off".into()];
     // the date counts instructions too: Xen's start waits for a moment that depends on it
     options.more.extend(["-rtc".into(), "base=2026-01-01,clock=vm".into()]);

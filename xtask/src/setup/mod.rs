@@ -33,6 +33,8 @@ pub enum For {
     Run,
     /// Run all the tests.
     Test,
+    /// Measure Linux.
+    BenchLinux,
 }
 
 /// A thing this machine should have: where one sees that it is there, and the package that brings it.
@@ -75,6 +77,7 @@ const NEEDS: &[Need] = &[
     program(For::Test, "dpkg-deb", "dpkg"),
     program(For::Test, "busybox", "busybox-static"),
     program(For::Test, "xz", "xz-utils"),
+    program(For::BenchLinux, "musl-gcc", "musl-tools"),
 ];
 
 /// Runs `cargo xtask setup`.

@@ -16,6 +16,11 @@ const CONSOLE: (u32, u32) = (5, 1);
 
 /// Writes `target/oxen/NAME.cpio`, whose first process runs `script` in busybox's shell.
 pub fn write(name: &str, script: &str) -> Result<PathBuf> {
+    with_programs(name, script, &[])
+}
+
+/// [`write`] with more programs in `/bin`.
+pub fn with_programs(name: &str, script: &str, programs: &[(&str, Vec<u8>)]) -> Result<PathBuf> {
     let busybox = cmd::read(&paths::find_program("busybox").context("busybox is missing")?)?;
     let is_linked = busybox[..4096.min(busybox.len())].windows(8).any(|bytes| bytes == b"ld-linux");
     ensure!(!is_linked, "busybox needs libraries here: install the package busybox-static");
@@ -25,6 +30,9 @@ pub fn write(name: &str, script: &str) -> Result<PathBuf> {
     }
     archive.add("dev/console", CHARACTERS, CONSOLE, &[]);
     archive.add("bin/busybox", PROGRAM, (0, 0), &busybox);
+    for (program, data) in programs {
+        archive.add(&format!("bin/{program}"), PROGRAM, (0, 0), data);
+    }
     archive.add("init", PROGRAM, (0, 0), format!("#!/bin/busybox sh\n{script}\n").as_bytes());
     archive.add("TRAILER!!!", 0, (0, 0), &[]);
     let file = paths::out().join(format!("{name}.cpio"));

@@ -2,7 +2,7 @@
 
 pub mod crowd;
 mod host;
-mod initramfs;
+pub mod initramfs;
 mod kit;
 mod lab;
 mod medium;
