@@ -13,14 +13,14 @@ use super::kernel::Kernel;
 use super::lifecycle::{Spec, create, make_vcpus, set_context, unpause_domain};
 use super::vcpu::pause;
 use super::Domain;
-use crate::emul::cpuid::{Kind, Policy};
+use crate::emul::cpuid::{Kind, Policy, with_waiting_lfence};
 use crate::mm::{frames, with_rights};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_machine::frame::{Frame, Limit, Work, Writable};
 use hv_machine::ram::Page;
-use hv_machine::x86_64::cpu;
+use hv_machine::x86_64::{cpu, speculation};
 use shared_abi::arch_x86::*;
 use shared_abi::xen::hypercall as nr;
 use shared_abi::xen::*;
@@ -70,14 +70,15 @@ type Result<T> = core::result::Result<T, &'static str>;
 
 /// The policy for a domain of this kind on this machine.
 pub fn policy(kind: Kind) -> Policy {
-    Policy::new(
-        |leaf, subleaf| {
-            let r = cpu::cpuid(leaf, subleaf);
-            crate::emul::cpuid::Leaf { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
-        },
-        cpu::try_rdmsr(crate::emul::msr::ARCH_CAPABILITIES).unwrap_or(0),
-        kind,
-    )
+    let host = |leaf, subleaf| {
+        let r = cpu::cpuid(leaf, subleaf);
+        crate::emul::cpuid::Leaf { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+    };
+    let capabilities = cpu::try_rdmsr(crate::emul::msr::ARCH_CAPABILITIES).unwrap_or(0);
+    match speculation::lfence_was_told_to_wait() {
+        true => Policy::new(with_waiting_lfence(host), capabilities, kind),
+        false => Policy::new(host, capabilities, kind),
+    }
 }
 
 /// The domain's frames by pfn, while it is built.

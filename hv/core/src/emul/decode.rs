@@ -404,8 +404,8 @@ impl Decoder<'_> {
                 }
             }
             0x06 => Shape::plain(Op::Clts),
-            // INVD, WBINVD and WBNOINVD are one to a guest.
-            0x08 | 0x09 => Shape::plain(Op::Wbinvd),
+            // WBINVD and WBNOINVD are one to a guest. INVD would lose what others wrote: nobody's.
+            0x09 => Shape::plain(Op::Wbinvd),
             0x20..=0x23 => self.control_or_debug(opcode)?,
             0x30 => Shape::plain(Op::Wrmsr),
             0x31 => Shape::plain(Op::Rdtsc),

@@ -31,6 +31,7 @@ const SERIAL_VECTOR: u8 = 0xe8;
 pub(crate) fn take_vector(dom: DomId, pirq: u32) -> Option<u8> {
     let value = USED | u64::from(dom.0) << 32 | u64::from(pirq);
     (vector::DEVICE_FIRST..SERIAL_VECTOR)
+        .filter(|v| *v != vector::SYSTEM_CALL)
         .find(|v| VECTORS[usize::from(*v)].compare_exchange(0, value, SeqCst, SeqCst).is_ok())
 }
 

@@ -12,6 +12,7 @@ use bounce::CannotEnter;
 use core::sync::atomic::Ordering::Relaxed;
 use emulate::GuestCpu;
 use hv_machine::vcpu::exit;
+use hv_machine::x86_64::apic::vector;
 use hv_machine::x86_64::cpu;
 
 /// Handles one return from the guest.
@@ -25,6 +26,7 @@ pub fn handle(cur: &mut Current<'_>, why: u32) {
             let c = cur.cx.syscall;
             bounce::callback(cur, c)
         }
+        INT_80 => int_80(cur),
         32..256 => {
             crate::irq::interrupt(why as u8);
             Ok(())
@@ -79,19 +81,40 @@ fn rare(cur: &mut Current<'_>, why: u32) -> Result<(), CannotEnter> {
 /// RFLAGS.RF.
 const RF: u64 = 1 << 16;
 
+/// The vector whose gate is open to guests' users, as Xen's is: 32-bit system calls.
+const INT_80: u32 = vector::SYSTEM_CALL as u32;
+/// Bytes of an `int n`.
+const INT_LEN: u64 = 2;
+
+/// `int 0x80`, which is done: where the guest's own gate is closed it becomes the fault that `int` would have been.
+#[cold]
+fn int_80(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
+    if is_open(cur, INT_80 as usize) && cur.cx.traps[INT_80 as usize].address != 0 {
+        return bounce::exception(cur, INT_80 as u8, None);
+    }
+    let r = cur.cx.cpu.regs_mut();
+    r.rip = r.rip.wrapping_sub(INT_LEN);
+    bounce::exception(cur, 13, Some(INT_80 << 3 | 2))
+}
+
+/// Whether the guest's gate for `vector` may be used by `int` from where it is.
+fn is_open(cur: &Current<'_>, vector: usize) -> bool {
+    // The privilege that a PV kernel has in its own eyes.
+    let cpl = match cur.cx.cpu.kernel_mode() {
+        true if cur.dom.architectural_iopl() => 0,
+        true => 1,
+        false => 3,
+    };
+    cur.cx.traps[vector].dpl() >= cpl
+}
+
 fn general_protection(cur: &mut Current<'_>, error: u32) -> Result<(), CannotEnter> {
     // `int n`: the gate is the hypervisor's and closed to ring 3; the guest's table says whether it is open.
     if error & 7 == 2 {
         let vector = (error >> 3) as usize & 255;
-        // The privilege that a PV kernel has in its own eyes.
-        let cpl = match cur.cx.cpu.kernel_mode() {
-            true if cur.dom.architectural_iopl() => 0,
-            true => 1,
-            false => 3,
-        };
-        if cur.cx.traps[vector].dpl() >= cpl {
+        if is_open(cur, vector) {
             let r = cur.cx.cpu.regs_mut();
-            r.rip = r.rip.wrapping_add(2);
+            r.rip = r.rip.wrapping_add(INT_LEN);
             // The fault's; an instruction that is done leaves none.
             r.rflags &= !RF;
             return bounce::exception(cur, vector as u8, None);

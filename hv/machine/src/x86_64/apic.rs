@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 pub mod vector {
     /// First vector for devices.
     pub const DEVICE_FIRST: u8 = 0x30;
+    /// Between them, no device's: the one that ring 3 may use by `int`, for 32-bit system calls.
+    pub const SYSTEM_CALL: u8 = 0x80;
     /// Last vector for devices.
     pub const DEVICE_LAST: u8 = 0xef;
     /// The local timer.

@@ -8,7 +8,7 @@
 //! | branch targets learnt from a guest (Spectre v2) | IBRS that holds for ever (Intel's enhanced, AMD's automatic), with STIBP; SMEP keeps the return stack's old entries from being run | at boot |
 //! | the same between guests | IBPB when a CPU goes from one domain to another | at that switch |
 //! | buffers that keep what was last loaded (MDS, TAA) | VERW on the way to a guest, where the processor is affected | a test |
-//! | a swapgs gone past (CVE-2019-1125) | LFENCE behind each that may be (asm/entry.s) | one instruction |
+//! | a swapgs gone past (CVE-2019-1125) | LFENCE behind each that may be (asm/entry.s), which AMD's processors before Zen 3 must be told to obey | one instruction |
 //!
 //! Not done, and told at boot where the processor is affected: a second set of page tables against Meltdown (with it
 //! every trap changes CR3), shadow tables against L1TF, IBRS at every entry or retpolines where IBRS does not hold for
@@ -27,6 +27,13 @@ const STIBP: u64 = 1 << 1;
 /// EFER: automatic IBRS.
 const AIBRSE: u64 = 1 << 21;
 
+/// AMD: how LFENCE behaves, and the bit that makes it wait for the instructions before it.
+const DE_CFG: u32 = 0xc001_1029;
+const LFENCE_SERIALISE: u64 = 1 << 1;
+/// AMD's families without that register, where LFENCE always waits.
+const WAITING_FAMILIES: [u32; 2] = [0xf, 0x11];
+
+static LFENCE_TOLD: AtomicBool = AtomicBool::new(false);
 static HAS_IBPB: AtomicBool = AtomicBool::new(false);
 static NEEDS_VERW: AtomicBool = AtomicBool::new(false);
 
@@ -45,6 +52,27 @@ pub struct Found {
     verw: bool,
     /// Meltdown and L1TF.
     reads_ahead: bool,
+    /// AMD's LFENCE, which is not known to wait before it was told to.
+    lfence_asks: bool,
+}
+
+/// Whether LFENCE of this processor of AMD's waits, told to if need be.
+fn lfence_waits() -> bool {
+    let signature = cpuid(1, 0).eax;
+    let family = match signature >> 8 & 0xf {
+        0xf => 0xf + (signature >> 20 & 0xff),
+        family => family,
+    };
+    let is_set = || cpu::try_rdmsr(DE_CFG).map(|value| (value, value & LFENCE_SERIALISE != 0));
+    WAITING_FAMILIES.contains(&family)
+        || match is_set() {
+            Some((_, true)) => true,
+            // A hypervisor below may have dropped the write.
+            Some((value, false)) => {
+                cpu::try_wrmsr(DE_CFG, value | LFENCE_SERIALISE) && is_set().is_some_and(|(_, is)| is)
+            }
+            None => false,
+        }
 }
 
 fn look() -> Found {
@@ -63,12 +91,16 @@ fn look() -> Found {
         leaks_buffers: !amd && told & 1 << 5 == 0,
         verw: features & 1 << 10 != 0,
         reads_ahead: !amd && told & 1 == 0,
+        lfence_asks: amd && extended(0x8000_0021).eax & 1 << 2 == 0,
     }
 }
 
 /// Turns on, on this CPU, what needs no more than that.
 pub(super) fn init() {
     let found = look();
+    if found.lfence_asks && lfence_waits() {
+        LFENCE_TOLD.store(true, Relaxed);
+    }
     if found.enhanced {
         cpu::try_wrmsr(SPEC_CTRL, IBRS | if found.stibp { STIBP } else { 0 });
     }
@@ -78,6 +110,11 @@ pub(super) fn init() {
     }
     HAS_IBPB.store(found.ibpb, Relaxed);
     NEEDS_VERW.store(found.leaks_buffers && found.verw, Relaxed);
+}
+
+/// Whether this is a processor of AMD's whose LFENCE waits for what precedes it without its CPUID saying so.
+pub fn lfence_was_told_to_wait() -> bool {
+    LFENCE_TOLD.load(Relaxed)
 }
 
 /// What the boot CPU is, for the log.
@@ -93,6 +130,7 @@ impl fmt::Display for Found {
             (!ibrs, "branch targets"),
             (!self.ibpb, "branch targets between guests"),
             (self.leaks_buffers && !self.verw, "buffers"),
+            (self.lfence_asks && !lfence_was_told_to_wait(), "a swapgs gone past"),
             (self.reads_ahead, "Meltdown and L1TF"),
         ];
         f.write_str("in use:")?;

@@ -1,9 +1,12 @@
 //! The interrupt table, and traps taken in ring 0 (asm/entry.s says which there can be).
 
+use super::apic::vector;
 use super::desc::{HOST_CS, Pointer};
 use super::percpu;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+const SYSTEM_CALL: usize = vector::SYSTEM_CALL as usize;
 
 #[repr(C, align(4096))]
 struct Idt(UnsafeCell<[[u64; 2]; 256]>);
@@ -17,8 +20,8 @@ unsafe extern "C" {
     static ex_table_end: u8;
 }
 
-/// Fills the interrupt table. Gates 3 (int3) and 4 (into) may be used by ring 3; every other software
-/// interrupt of a guest arrives as #GP and is looked up in the guest's own table.
+/// Fills the interrupt table. Gates 3 (int3), 4 (into) and 0x80 (32-bit system calls) may be used by ring 3; every
+/// other software interrupt of a guest arrives as #GP and is looked up in the guest's own table.
 /// # Safety
 /// Once, before interrupts are on.
 pub(super) unsafe fn init_idt() {
@@ -27,7 +30,7 @@ pub(super) unsafe fn init_idt() {
         let idt = &mut *IDT.0.get();
         for (v, gate) in idt.iter_mut().enumerate() {
             let at = trap_stubs[v];
-            let dpl = if v == 3 || v == 4 { 3 } else { 0 };
+            let dpl = if matches!(v, 3 | 4 | SYSTEM_CALL) { 3 } else { 0 };
             let ist = match v {
                 2 => 1,
                 8 => 2,

@@ -7,6 +7,9 @@
 //!
 //! Return stack underflow: from Skylake on an empty return stack falls back to the predictor that
 //! a retpoline avoids. A kernel that would choose retpolines by the model is told by `RSBA`.
+//!
+//! LFENCE on AMD's processors before Zen 3 waits for what precedes it because the hypervisor told it to
+//! (hv-machine's `speculation`): guests are told so by the leaf with which newer ones tell it themselves.
 
 use super::{Leaf, Vendor, vendor_of};
 
@@ -18,6 +21,10 @@ const RSBA: u64 = 1 << 2;
 const GDS_CTRL: u64 = 1 << 25;
 const GDS_NO: u64 = 1 << 26;
 
+/// The highest extended leaf of [`with_waiting_lfence`], and the bit in its EAX.
+const LFENCE_LEAF: u32 = 0x8000_0021;
+const EAX21_LFENCE_DISPATCH: u32 = 1 << 2;
+
 const ECX1_AVX: u32 = 1 << 28;
 
 /// Intel's models, of family 6, whose return stack falls back to the branch predictor.
@@ -25,6 +32,19 @@ const RETURN_STACK: [u8; 9] = [0x4e, 0x55, 0x5e, 0x66, 0x67, 0x8e, 0x9e, 0xa5, 0
 /// Intel's models, of family 6, that leak by gathers: Skylake to Rocket Lake.
 const GATHER: [u8; 15] =
     [0x4e, 0x55, 0x5e, 0x66, 0x6a, 0x6c, 0x7d, 0x7e, 0x8c, 0x8d, 0x8e, 0x9e, 0xa5, 0xa6, 0xa7];
+
+/// The leaves of a processor of AMD's whose LFENCE waits for what precedes it.
+pub fn with_waiting_lfence(host: impl Fn(u32, u32) -> Leaf) -> impl Fn(u32, u32) -> Leaf {
+    let highest = host(0x8000_0000, 0).eax;
+    move |leaf, subleaf| {
+        let own = if leaf >> 16 == 0x8000 && leaf > highest { Leaf::default() } else { host(leaf, subleaf) };
+        match leaf {
+            0x8000_0000 => Leaf { eax: own.eax.max(LFENCE_LEAF), ..own },
+            LFENCE_LEAF => Leaf { eax: own.eax | EAX21_LFENCE_DISPATCH, ..own },
+            _ => own,
+        }
+    }
+}
 
 /// The flaws of one processor that matter here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

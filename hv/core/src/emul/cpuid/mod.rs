@@ -16,6 +16,7 @@ mod update;
 mod xstate;
 
 pub use features::Features;
+pub use flaws::with_waiting_lfence;
 pub use hypervisor::TimeInfo;
 pub use update::BadLeaf;
 

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use std::{format, fs};
 
 use super::model::{HOST_CR4, Model, leaf};
-use crate::emul::cpuid::{Kind, Leaf, Origin, Policy, TimeInfo, View};
+use crate::emul::cpuid::{Kind, Leaf, Origin, Policy, TimeInfo, View, with_waiting_lfence};
 use crate::emul::privop::{CR4_OSXSAVE, valid_xcr0};
 use crate::emul::{Cpu, Gpr};
 
@@ -97,6 +97,21 @@ fn a_processor_that_is_sound_keeps_its_vectors() {
     }
     assert!(!Policy::new(golden("skylake-client").native(), 0, Kind::Guest).features().avx);
     assert!(Policy::new(golden("max").native(), 0, Kind::Guest).features().avx);
+}
+
+/// Xen 4.17.7 on QEMU 7.2's `max`, which is of AMD's family 0xf: leaf 0x80000021 is there, with one bit, though the
+/// processor's leaves end at 0x8000000a.
+#[test]
+fn a_guest_is_told_of_an_lfence_that_waits() {
+    let plain = Policy::new(golden("max").native(), 0, Kind::Guest);
+    let told = Policy::new(with_waiting_lfence(golden("max").native()), 0, Kind::Guest);
+    let ask = |policy: &Policy, leaf| policy.query(leaf, 0, &view(), Origin::Forced, true);
+    assert_eq!(ask(&told, 0x8000_0000), Leaf { eax: 0x8000_0021, ..ask(&plain, 0x8000_0000) });
+    for leaf in 0x8000_0001..=0x8000_0020 {
+        assert_eq!(ask(&told, leaf), ask(&plain, leaf), "{leaf:#x}");
+    }
+    assert_eq!(ask(&told, 0x8000_0021), leaf(4, 0, 0, 0));
+    assert_eq!(ask(&plain, 0x8000_0021), Leaf::default());
 }
 
 #[test]

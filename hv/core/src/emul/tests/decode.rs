@@ -57,7 +57,7 @@ fn op(insn: &Instruction) -> Option<Op> {
         Mnemonic::Cli => Op::Cli,
         Mnemonic::Sti => Op::Sti,
         Mnemonic::Clts => Op::Clts,
-        Mnemonic::Invd | Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => Op::Wbinvd,
+        Mnemonic::Wbinvd | Mnemonic::Wbnoinvd => Op::Wbinvd,
         Mnemonic::Xsetbv => Op::Xsetbv,
         Mnemonic::Rdmsr => Op::Rdmsr,
         Mnemonic::Wrmsr => Op::Wrmsr,
