@@ -35,7 +35,7 @@ const BOUND: [(&str, &str, usize, &str); 29] = [
     ("core/src/grant/table.rs", ".resize_with(", 2, "reserved before"),
     ("core/src/grant/table.rs", ".push(", 1, "reserved before"),
     ("core/src/hypercall/domctl/domain.rs", ".push(", 1, "reserved before"),
-    ("core/src/hypercall/grant_table_op.rs", ".push(", 1, "of fixed capacity"),
+    ("core/src/hypercall/grant_table_op.rs", ".extend(", 1, "of fixed capacity"),
     ("core/src/hypercall/memory_op.rs", ".push(", 3, "two reserved before, one of fixed capacity"),
     ("core/src/irq/pirq.rs", ".push(", 2, "reserved before"),
     ("core/src/mm/descriptors.rs", ".push(", 2, "of fixed capacity"),

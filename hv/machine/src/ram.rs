@@ -62,7 +62,7 @@ impl Ram {
     #[inline]
     fn at(&self, mfn: u32, offset: usize, bytes: usize) -> *mut u8 {
         assert!(u64::from(mfn) < self.frames, "frame beyond RAM");
-        assert!(bytes <= FRAME_BYTES && offset <= FRAME_BYTES - bytes, "offset beyond the frame");
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= FRAME_BYTES), "offset beyond the frame");
         // SAFETY: `mfn` and `offset` were just bounded, so this stays inside what `new` was promised
         // (or inside the boxed array of `fake`).
         unsafe { self.base.add(mfn as usize * FRAME_BYTES + offset) }

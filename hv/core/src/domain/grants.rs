@@ -66,6 +66,7 @@ pub struct All<'a>(pub &'a Arc<Domain>);
 impl Tables<'static> for All<'_> {
     type Domain = Arc<Domain>;
 
+    #[inline]
     fn find(&self, dom: DomId) -> Option<Arc<Domain>> {
         if dom == DomId::SELF || dom == self.0.id { Some(self.0.clone()) } else { find(dom) }
     }

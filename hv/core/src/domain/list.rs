@@ -6,6 +6,7 @@
 //! which may be taken, for those who walk over all.
 
 use super::Domain;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -19,8 +20,7 @@ const CHUNKS: usize = (DomId::FIRST_RESERVED.0 as usize).div_ceil(CHUNK);
 struct Chunk {
     /// Which places a domain is in, or about to be put in or taken from.
     used: AtomicU64,
-    /// [`CHUNK`] of them.
-    places: Vec<Mutex<Option<Arc<Domain>>>>,
+    places: Box<[Mutex<Option<Arc<Domain>>>; CHUNK]>,
 }
 
 static CHUNK_OF: [Once<Chunk>; CHUNKS] = [const { Once::new() }; CHUNKS];
@@ -29,7 +29,7 @@ static CHUNK_OF: [Once<Chunk>; CHUNKS] = [const { Once::new() }; CHUNKS];
 #[inline]
 pub fn find(id: DomId) -> Option<Arc<Domain>> {
     let chunk = CHUNK_OF.get(usize::from(id.0) / CHUNK)?.get()?;
-    chunk.places.get(usize::from(id.0) % CHUNK)?.lock().clone()
+    chunk.places[usize::from(id.0) % CHUNK].lock().clone()
 }
 
 /// The first domain from `id` on (`XEN_SYSCTL_getdomaininfolist`).
@@ -59,6 +59,7 @@ pub(super) fn insert(d: Arc<Domain>) -> Result<(), Errno> {
         let mut places = Vec::new();
         places.try_reserve_exact(CHUNK).map_err(|_| Errno::ENOMEM)?;
         places.resize_with(CHUNK, || Mutex::new(rank::DOMAIN_LIST, None));
+        let places = places.into_boxed_slice().try_into().map_err(|_| Errno::ENOMEM)?;
         Ok(Chunk { used: AtomicU64::new(0), places })
     })?;
     let mut place = chunk.places[at].lock();

@@ -96,19 +96,23 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     #[inline]
     pub fn copy(&mut self, op: &GnttabCopy, work: &mut Work<'_>) -> Result<(), Failure> {
         let source = Name::new(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0);
-        if self.source.as_ref().is_none_or(|side| side.name != source) {
+        if self.source.as_ref().is_some_and(|side| side.name != source) {
             self.end_source(work);
+        }
+        if self.source.is_none() {
             self.claim_source(source)?;
         }
         let dest = Name::new(&op.dest, op.flags & GNTCOPY_DEST_GREF != 0);
-        if self.dest.as_ref().is_none_or(|side| side.name != dest) {
+        if self.dest.as_ref().is_some_and(|side| side.name != dest) {
             self.end_dest(work);
+        }
+        if self.dest.is_none() {
             self.claim_dest(dest, work)?;
         }
         let (Some(source), Some(dest)) = (&self.source, &self.dest) else { return Err(Failure::Again) };
         let (from, to, bytes) =
             (usize::from(op.source.offset), usize::from(op.dest.offset), usize::from(op.len));
-        if bytes > 4096 || from > 4096 - bytes || to > 4096 - bytes {
+        if from + bytes > 4096 || to + bytes > 4096 {
             return Err(GNTST_BAD_COPY_ARG.into());
         }
         dest.frame.page().copy_from(to, source.view, from, bytes);
@@ -145,7 +149,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
         let (view, held) = if name.by_ref {
             let granter = self.granter(name)?;
             let using = Use { by: self.me, write: false, map: false };
-            let view = self.tables.with(&granter, |table| table.pin(name.gref(), using, 1).map(Frame::view))?;
+            let view = self.tables.with(&granter, |table| table.pin(name.gref(), using).map(Frame::view))?;
             (view, Held::Granted(granter))
         } else {
             let frame = self.frames.get(self.own(name)?, self.me);
@@ -162,9 +166,9 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
             let granter = self.granter(name)?;
             let using = Use { by: self.me, write: true, map: false };
             let frame = self.tables.with(&granter, |table| {
-                let mfn = table.pin(name.gref(), using, 1)?.mfn();
+                let mfn = table.pin(name.gref(), using)?.mfn();
                 let frame = self.frames.get_writable(mfn, table.owner(), work).map_err(error);
-                frame.inspect_err(|_| table.unpin(name.gref(), true, 1))
+                frame.inspect_err(|_| table.unpin(name.gref(), true))
             })?;
             (frame, Some(granter))
         } else {
@@ -186,7 +190,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     }
 
     /// What a side by frame number must be: the caller's own. Whether another domain exists is said first.
-    #[inline]
+    #[inline(always)]
     fn own(&self, name: Name) -> Result<Mfn, Failure> {
         if name.dom == DomId::SELF {
             return Ok(Mfn(name.number));
@@ -197,7 +201,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
 
     #[inline]
     fn end_use(&self, name: Name, write: bool, granter: T::Domain) {
-        self.tables.with(&granter, |table| table.unpin(name.gref(), write, 1));
+        self.tables.with(&granter, |table| table.unpin(name.gref(), write));
         self.tables.ended(granter);
     }
 }

@@ -13,7 +13,7 @@ use shared_abi::grant_table::{
 use shared_abi::{DomId, GrantRef, Mfn, pte};
 
 use super::Failure;
-use super::maptrack::{Maptrack, Track, parts};
+use super::maptrack::{Maptrack, PARTS, Track};
 use super::table::GrantTable;
 use super::v1::Use;
 
@@ -61,24 +61,38 @@ pub struct Unmap {
     pub dev_bus_addr: u64,
 }
 
-/// Uses of a grant that end when TLBs are flushed.
+/// A mapping that is gone, whose use of the grant ends when TLBs are flushed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub struct Unmapping {
     /// The domain whose grant table [`Unmapping::complete`] needs.
     pub granter: DomId,
-    pub(super) gref: GrantRef,
-    pub(super) write: bool,
-    pub(super) parts: u32,
+    gref: GrantRef,
+    write: bool,
 }
 
 impl Unmapping {
-    /// Ends the uses. TLBs have been flushed.
-    pub fn complete(self, granter: &mut GrantTable<'_>) {
-        if self.parts != 0 {
-            granter.unpin(self.gref, self.write, self.parts);
-        }
+    /// Of what was recorded.
+    #[inline]
+    pub(super) fn new(mapping: &Track<'_>) -> Unmapping {
+        Unmapping { granter: mapping.granter, gref: mapping.gref, write: mapping.write() }
     }
+
+    /// Ends the use. TLBs have been flushed.
+    #[inline]
+    pub fn complete(self, granter: &mut GrantTable<'_>) {
+        granter.unpin(self.gref, self.write);
+    }
+}
+
+/// What became of an unmap's first step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct Unmapped {
+    /// The mapping, if nothing of it is left.
+    pub gone: Option<Unmapping>,
+    /// The flush that must come before its use of the grant ends.
+    pub due: Option<FlushDue>,
 }
 
 /// The flags of a mapping's page-table entry.
@@ -170,14 +184,13 @@ pub fn map<'t>(
     track: &mut Maptrack<'t>,
     space: &mut Space<'_, 't>,
 ) -> Result<Mapped, Failure> {
-    let parts = parts(op.flags);
-    if parts == 0 {
+    if op.flags & PARTS == 0 {
         return Err(GNTST_BAD_GNTREF.into());
     }
     let vacancy = track.vacancy()?;
     let write = op.flags & GNTMAP_READONLY == 0;
     let (owner, using) = (granter.owner(), Use { by: space.dom, write, map: true });
-    let mfn = granter.pin(op.gref, using, parts)?.mfn();
+    let mfn = granter.pin(op.gref, using)?.mfn();
 
     let mut device_use = None;
     let mut done = Ok(());
@@ -194,7 +207,7 @@ pub fn map<'t>(
         if let Some(frame) = device_use {
             frame.release(space.work);
         }
-        granter.unpin(op.gref, write, parts);
+        granter.unpin(op.gref, write);
         return Err(failure);
     }
     let new = Track { granter: owner, gref: op.gref, mfn, flags: op.flags, device_use };
@@ -212,7 +225,7 @@ pub fn unmap<'t>(
     op: &Unmap,
     track: &mut Maptrack<'t>,
     space: &mut Space<'_, 't>,
-) -> Result<(Unmapping, Option<FlushDue>), Failure> {
+) -> Result<Unmapped, Failure> {
     unmap_by(op, track, space, |space, mapping| space.leave(mapping, op.host_addr))
 }
 
@@ -227,7 +240,7 @@ pub fn replace<'t>(
     track: &mut Maptrack<'t>,
     space: &mut Space<'_, 't>,
     rights: &Rights<'_>,
-) -> Result<(Unmapping, Option<FlushDue>), Failure> {
+) -> Result<Unmapped, Failure> {
     unmap_by(op, track, space, |space, mapping| match from {
         0 => space.leave(mapping, op.host_addr),
         _ => space.replace(mapping, op.host_addr, from, rights),
@@ -240,7 +253,7 @@ fn unmap_by<'a, 't>(
     track: &mut Maptrack<'t>,
     space: &mut Space<'a, 't>,
     leave: impl FnOnce(&mut Space<'a, 't>, &Track<'t>) -> Result<FlushDue, Failure>,
-) -> Result<(Unmapping, Option<FlushDue>), Failure> {
+) -> Result<Unmapped, Failure> {
     let mut occupied = track.occupied(op.handle)?;
     let mapping = occupied.track()?;
     let mut gone = 0;
@@ -255,14 +268,14 @@ fn unmap_by<'a, 't>(
     }
     let due = if gone & GNTMAP_HOST_MAP != 0 { Some(leave(space, mapping)?) } else { None };
     mapping.flags &= !gone;
-    let (granter, gref, write) = (mapping.granter, mapping.gref, mapping.write());
     if gone & GNTMAP_DEVICE_MAP != 0
         && let Some(frame) = mapping.device_use.take()
     {
         frame.release(space.work);
     }
-    if parts(mapping.flags) == 0 {
+    let gone = (mapping.flags & PARTS == 0).then(|| Unmapping::new(mapping));
+    if gone.is_some() {
         occupied.remove();
     }
-    Ok((Unmapping { granter, gref, write, parts: parts(gone) }, due))
+    Ok(Unmapped { gone, due })
 }

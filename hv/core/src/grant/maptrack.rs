@@ -46,11 +46,8 @@ impl Track<'_> {
     }
 }
 
-/// How many of a mapping's parts are in `flags`: each is a use of the grant.
-#[inline]
-pub(super) fn parts(flags: u32) -> u32 {
-    u32::from(flags & GNTMAP_HOST_MAP != 0) + u32::from(flags & GNTMAP_DEVICE_MAP != 0)
-}
+/// A mapping's parts; while one is left, the grant is in use.
+pub(super) const PARTS: u32 = GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP;
 
 pub(super) enum Place<'t> {
     Free { next: u32 },
@@ -198,11 +195,11 @@ impl<'t> Maptrack<'t> {
             let handle = self.released;
             self.released += 1;
             if let Some(track) = self.occupied(handle).ok().and_then(Occupied::remove) {
-                let (write, parts) = (track.write(), parts(track.flags));
+                let gone = Unmapping::new(&track);
                 if let Some(frame) = track.device_use {
                     frame.release(work);
                 }
-                return Ok(Some(Unmapping { granter: track.granter, gref: track.gref, write, parts }));
+                return Ok(Some(gone));
             }
         }
         Err(())

@@ -35,7 +35,7 @@ pub mod table;
 mod v1;
 
 pub use copy::{Copies, Tables};
-pub use map::{Map, Mapped, Space, Unmap, Unmapping, map, replace, unmap};
+pub use map::{Map, Mapped, Space, Unmap, Unmapped, Unmapping, map, replace, unmap};
 pub use maptrack::Maptrack;
 pub use table::GrantTable;
 

@@ -50,21 +50,26 @@ impl<'t> TableFrame<'t> {
         Some(&mut run[(gref.0 % RUN) as usize])
     }
 
-    /// Whether it was made.
+    /// The record of an entry, which is made with its run if there is none.
     #[inline]
-    fn has_run(&self, gref: GrantRef) -> bool {
-        self.active[(gref.0 % ENTRIES / RUN) as usize].is_some()
+    fn make_active(&mut self, gref: GrantRef) -> Result<&mut Active<'t>, i16> {
+        let run = &mut self.active[(gref.0 % ENTRIES / RUN) as usize];
+        if run.is_none() {
+            *run = make_run();
+        }
+        let run = run.as_mut().ok_or(GNTST_NO_SPACE)?;
+        Ok(&mut run[(gref.0 % RUN) as usize])
     }
+}
 
-    /// Makes the records of the run that an entry is in.
-    #[cold]
-    fn make_run(&mut self, gref: GrantRef, owner: DomId) -> Result<(), i16> {
-        let mut run = Vec::new();
-        run.try_reserve_exact(RUN as usize).map_err(|_| GNTST_NO_SPACE)?;
-        run.resize_with(RUN as usize, || Active { frame: None, by: owner, readers: 0, writers: 0 });
-        self.active[(gref.0 % ENTRIES / RUN) as usize] = run.into_boxed_slice().try_into().ok();
-        Ok(())
-    }
+/// Records of entries that are not in use; none if memory is exhausted.
+#[cold]
+#[inline(never)]
+fn make_run<'t>() -> Option<Run<'t>> {
+    let mut run = Vec::new();
+    run.try_reserve_exact(RUN as usize).ok()?;
+    run.resize_with(RUN as usize, || Active { frame: None, by: DomId::INVALID, readers: 0, writers: 0 });
+    run.into_boxed_slice().try_into().ok()
 }
 
 /// A domain's grant table.
@@ -150,24 +155,21 @@ impl<'t> GrantTable<'t> {
         self.owner
     }
 
-    /// Begins `count` uses of an entry; the frame it grants, which stays the owner's for as long.
+    /// Begins a use of an entry; the frame it grants, which stays the owner's for as long.
     ///
     /// # Errors
     /// `GNTST_BAD_GNTREF` past the table's end; `GNTST_GENERAL_ERROR` when the entry does not
     /// grant this, is in use by another domain, keeps changing, or its domain is dying;
     /// `GNTST_BAD_PAGE` when its frame is not its owner's; `GNTST_NO_SPACE`.
     #[inline(always)]
-    pub(super) fn pin(&mut self, gref: GrantRef, using: Use, count: u32) -> Result<&Frame<'t, Held>, Failure> {
+    pub(super) fn pin(&mut self, gref: GrantRef, using: Use) -> Result<&Frame<'t, Held>, Failure> {
         let GrantTable { frames, owner, shared, pinned, .. } = self;
         let holder = shared.get_mut((gref.0 / ENTRIES) as usize).ok_or(GNTST_BAD_GNTREF)?;
         if self.dying {
             return Err(GNTST_GENERAL_ERROR.into());
         }
         let entry = holder.entry(gref);
-        if !holder.has_run(gref) {
-            holder.make_run(gref, *owner)?;
-        }
-        let active = holder.active(gref).ok_or(GNTST_NO_SPACE)?;
+        let active = holder.make_active(gref)?;
         let uses = if using.write { &mut active.writers } else { &mut active.readers };
         if active.frame.is_none() {
             let mfn = entry.mark(using, false)?;
@@ -184,19 +186,19 @@ impl<'t> GrantTable<'t> {
         } else if using.write && *uses == 0 {
             entry.mark(using, true)?;
         }
-        *uses += count;
+        *uses += 1;
         Ok(active.frame.as_ref().ok_or(GNTST_BAD_PAGE)?)
     }
 
-    /// Ends `count` uses of an entry. TLBs that may hold a mapping of it are flushed already.
+    /// Ends a use of an entry. TLBs that may hold a mapping of it are flushed already.
     #[inline]
-    pub(super) fn unpin(&mut self, gref: GrantRef, write: bool, count: u32) {
+    pub(super) fn unpin(&mut self, gref: GrantRef, write: bool) {
         let Ok(holder) = self.holder(gref) else { return };
         let entry = holder.entry(gref);
         let Some(active) = holder.active(gref) else { return };
         let uses = if write { &mut active.writers } else { &mut active.readers };
-        debug_assert!(*uses >= count, "more uses of a grant end than began");
-        *uses = uses.saturating_sub(count);
+        debug_assert!(*uses > 0, "more uses of a grant end than began");
+        *uses = uses.saturating_sub(1);
         let mut marks = if write && active.writers == 0 { GTF_WRITING } else { 0 };
         if active.readers == 0 && active.writers == 0 && active.frame.take().is_some() {
             marks |= GTF_READING;

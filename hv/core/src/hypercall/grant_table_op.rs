@@ -6,10 +6,10 @@ use crate::access;
 use crate::domain::grants::{All, complete, status};
 use crate::domain::{Current, Domain, find};
 use crate::error::{HcResult, Stop};
-use crate::grant::{self, Copies, Failure, Map, Space, Unmap, Unmapping};
+use crate::grant::{self, Copies, Failure, Map, Space, Unmap, Unmapped, Unmapping};
 use crate::mm::{frames, with_rights};
 use arrayvec::ArrayVec;
-use hv_machine::frame::{FlushDue, Work};
+use hv_machine::frame::{FlushDue, FrameTable, Work};
 use hv_machine::guest_mem::{self, List};
 use shared_abi::errno::Errno;
 use shared_abi::grant_table::*;
@@ -56,12 +56,12 @@ pub(super) fn operate(cur: &mut Current<'_>, cmd: u32, rest: &mut Rest) -> HcRes
 fn others(cur: &mut Current<'_>, cmd: u32, rest: &mut Rest, count: u64) -> HcResult {
     let list = GuestAddr(rest.list);
     match cmd {
-        GNTTABOP_UNMAP_AND_REPLACE => unmap_batch(cur, rest, count, replace, |o, status| o.status = status),
-        GNTTABOP_TRANSFER => batch::<_, 8>(cur, rest, count, |_, o: &mut GnttabTransfer| {
+        GNTTABOP_UNMAP_AND_REPLACE => replaces(cur, rest, count),
+        GNTTABOP_TRANSFER => batch::<_, 8>(cur, frames(), rest, count, |_, o: &mut GnttabTransfer| {
             o.status = grant::TRANSFER_STATUS;
             Ok(())
         }),
-        GNTTABOP_SWAP_GRANT_REF => batch::<_, 4>(cur, rest, count, |cur, o: &mut GnttabSwapGrantRef| {
+        GNTTABOP_SWAP_GRANT_REF => batch::<_, 4>(cur, frames(), rest, count, |cur, o: &mut GnttabSwapGrantRef| {
             let r = cur.dom.grants.table.lock().swap(o.ref_a, o.ref_b);
             o.status = r.err().unwrap_or(GNTST_OKAY);
             Ok(())
@@ -98,6 +98,7 @@ fn others(cur: &mut Current<'_>, cmd: u32, rest: &mut Rest, count: u64) -> HcRes
 #[inline]
 fn batch<T: FromBytes + IntoBytes + Immutable, const ANSWER: usize>(
     cur: &mut Current<'_>,
+    frames: &FrameTable,
     rest: &mut Rest,
     count: u64,
     mut one: impl FnMut(&mut Current<'_>, &mut T) -> Result<(), Stop>,
@@ -106,8 +107,8 @@ fn batch<T: FromBytes + IntoBytes + Immutable, const ANSWER: usize>(
     let mut op = T::new_zeroed();
     for i in 0..count {
         list.read(i, &mut op)?;
-        let yields = i > 0 && i % 8 == 0 && should_yield(cur);
-        let done = if yields || settle(cur).is_err() { Err(Stop::Retry) } else { one(cur, &mut op) };
+        let yields = i % 8 == 7 && should_yield(cur);
+        let done = if yields || settle(cur, frames).is_err() { Err(Stop::Retry) } else { one(cur, &mut op) };
         if done == Err(Stop::Retry) {
             *rest = Rest { list: list.address(i)?.0, count: count - i };
         }
@@ -119,18 +120,19 @@ fn batch<T: FromBytes + IntoBytes + Immutable, const ANSWER: usize>(
 
 /// Before each operation: a full budget, and nothing left from the one before.
 #[inline]
-fn settle(cur: &mut Current<'_>) -> Result<(), Stop> {
+fn settle(cur: &mut Current<'_>, frames: &FrameTable) -> Result<(), Stop> {
     cur.cx.work.refill(Work::BUDGET);
-    Ok(frames().settle(&mut cur.cx.work)?)
+    Ok(frames.settle(&mut cur.cx.work)?)
 }
 
 #[inline(never)]
 fn maps(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
-    batch::<_, 16>(cur, rest, count, map)
+    let frames = frames();
+    batch::<_, 16>(cur, frames, rest, count, |cur, o| map(cur, frames, o))
 }
 
 #[inline]
-fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
+fn map(cur: &mut Current<'_>, frames: &'static FrameTable, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
     if o.flags & (GNTMAP_HOST_MAP | GNTMAP_DEVICE_MAP) == 0 {
         o.status = GNTST_BAD_GNTREF;
         return Ok(());
@@ -141,7 +143,7 @@ fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
         return Ok(());
     };
     let op = Map { gref: o.r#ref, flags: o.flags, host_addr: o.host_addr };
-    let (dom, mut space) = space(cur)?;
+    let (dom, mut space) = space(cur, frames)?;
     let done = {
         let mut table = granter.grants.table.lock();
         let mut track = dom.grants.maptrack.lock();
@@ -157,113 +159,86 @@ fn map(cur: &mut Current<'_>, o: &mut GnttabMapGrantRef) -> Result<(), Stop> {
 
 /// The caller, and its side of a mapping.
 #[inline]
-fn space<'a>(cur: &'a mut Current<'_>) -> Result<(&'a Domain, Space<'a, 'static>), Stop> {
+fn space<'a>(
+    cur: &'a mut Current<'_>,
+    frames: &'static FrameTable,
+) -> Result<(&'a Domain, Space<'a, 'static>), Stop> {
     let root = cur.cx.cpu.kernel_root().ok_or(Errno::EINVAL)?;
-    Ok((cur.dom, Space { frames: frames(), root, dom: cur.dom.id, work: &mut cur.cx.work }))
+    Ok((cur.dom, Space { frames, root, dom: cur.dom.id, work: &mut cur.cx.work }))
 }
 
-/// The first step of an unmap: what is to end when translations are flushed.
-type Unmapped = Result<(Unmapping, Option<FlushDue>), Failure>;
+/// Mappings that are gone from page tables: translations are to be flushed, once for all, before their uses of
+/// grants end. [End](Gone::end) it.
+struct Gone {
+    frames: &'static FrameTable,
+    due: Option<FlushDue>,
+    all: ArrayVec<Unmapping, UNMAP_BATCH>,
+}
+
+impl Gone {
+    fn new() -> Gone {
+        Gone { frames: frames(), due: None, all: ArrayVec::new() }
+    }
+
+    /// Takes up what an unmap did; its status.
+    #[inline]
+    fn add(&mut self, done: Result<Unmapped, Failure>) -> Result<i16, Stop> {
+        status(done.map(|Unmapped { gone, due }| {
+            self.due = due.or(self.due);
+            self.all.extend(gone);
+            if self.all.is_full() {
+                self.end();
+            }
+        }))
+    }
+
+    /// Flushes, and ends the uses.
+    #[inline(never)]
+    fn end(&mut self) {
+        if let Some(due) = self.due.take() {
+            self.frames.flush(due);
+        }
+        self.all.iter().for_each(|gone| complete(*gone));
+        self.all.clear();
+    }
+}
 
 #[inline(never)]
 fn unmaps(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
-    unmap_batch(cur, rest, count, unmap, |o, status| o.status = status)
+    let mut gone = Gone::new();
+    let frames = gone.frames;
+    let done = batch::<_, 4>(cur, frames, rest, count, |cur, o: &mut GnttabUnmapGrantRef| {
+        let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: o.dev_bus_addr };
+        let (dom, mut space) = space(cur, frames)?;
+        let done = grant::unmap(&op, &mut dom.grants.maptrack.lock(), &mut space);
+        o.status = gone.add(done)?;
+        Ok(())
+    });
+    gone.end();
+    done
 }
 
-#[inline]
-fn unmap(cur: &mut Current<'_>, o: &GnttabUnmapGrantRef) -> Result<Unmapped, Stop> {
-    let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: o.dev_bus_addr };
-    let (dom, mut space) = space(cur)?;
-    Ok(grant::unmap(&op, &mut dom.grants.maptrack.lock(), &mut space))
-}
-
-fn replace(cur: &mut Current<'_>, o: &GnttabUnmapAndReplace) -> Result<Unmapped, Stop> {
-    let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: 0 };
-    let (dom, mut space) = space(cur)?;
-    Ok(with_rights(dom, dom.id, |rights| {
-        grant::replace(&op, o.new_addr, &mut dom.grants.maptrack.lock(), &mut space, rights)
-    }))
-}
-
-/// Unmaps in groups: each group's translations are flushed once, then the grants' uses end.
-#[inline]
-fn unmap_batch<T: FromBytes + IntoBytes + Immutable>(
-    cur: &mut Current<'_>,
-    rest: &mut Rest,
-    count: u64,
-    one: impl Fn(&mut Current<'_>, &T) -> Result<Unmapped, Stop>,
-    answer: impl Fn(&mut T, i16),
-) -> HcResult {
-    let list = List::new(GuestAddr(rest.list), count)?;
-    let (mut op, mut i) = (T::new_zeroed(), 0);
-    while i < count {
-        let mut group = Group { due: None, uses: ArrayVec::new() };
-        // Of so many requests, not of so many successes: who asks for a million impossible ones must not
-        // keep the CPU for all of them.
-        let end = count.min(i + UNMAP_BATCH as u64);
-        let mut done = Ok(());
-        while i < end && done.is_ok() {
-            done = unmap_one(cur, &list, i, &mut op, &mut group, &one, &answer);
-            i += u64::from(done.is_ok());
-        }
-        group.end();
-        if done.is_ok() && i < count && should_yield(cur) {
-            done = Err(Stop::Retry);
-        }
-        if done == Err(Stop::Retry) {
-            *rest = Rest { list: list.address(i)?.0, count: count - i };
-        }
-        done?;
-    }
-    Ok(0)
-}
-
-#[inline]
-fn unmap_one<T: FromBytes + IntoBytes + Immutable>(
-    cur: &mut Current<'_>,
-    list: &List<T>,
-    i: u64,
-    op: &mut T,
-    group: &mut Group,
-    one: &impl Fn(&mut Current<'_>, &T) -> Result<Unmapped, Stop>,
-    answer: &impl Fn(&mut T, i16),
-) -> Result<(), Stop> {
-    list.read(i, op)?;
-    settle(cur)?;
-    let status = match one(cur, op)? {
-        Ok((unmapping, due)) => {
-            group.due = due.or(group.due);
-            group.uses.push(unmapping);
-            GNTST_OKAY
-        }
-        Err(Failure::Status(status)) => status,
-        Err(Failure::Again) => return Err(Stop::Retry),
-    };
-    answer(op, status);
-    Ok(list.write_end::<4>(i, op)?)
-}
-
-/// Unmappings whose first step is done.
-struct Group {
-    due: Option<FlushDue>,
-    uses: ArrayVec<Unmapping, UNMAP_BATCH>,
-}
-
-impl Group {
-    /// Flushes once for all, then ends their uses.
-    #[inline]
-    fn end(&self) {
-        if let Some(due) = self.due {
-            frames().flush(due);
-        }
-        self.uses.iter().for_each(|unmapping| complete(*unmapping));
-    }
+fn replaces(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
+    let mut gone = Gone::new();
+    let frames = gone.frames;
+    let done = batch::<_, 4>(cur, frames, rest, count, |cur, o: &mut GnttabUnmapAndReplace| {
+        let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: 0 };
+        let (dom, mut space) = space(cur, frames)?;
+        let done = with_rights(dom, dom.id, |rights| {
+            grant::replace(&op, o.new_addr, &mut dom.grants.maptrack.lock(), &mut space, rights)
+        });
+        o.status = gone.add(done)?;
+        Ok(())
+    });
+    gone.end();
+    done
 }
 
 #[inline(never)]
 fn copies(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
-    let mut copies = Copies::new(cur.dom.id, frames(), All(cur.dom));
-    let done = batch::<_, 4>(cur, rest, count, |cur, o: &mut GnttabCopy| {
+    let frames = frames();
+    let mut copies = Copies::new(cur.dom.id, frames, All(cur.dom));
+    let done = batch::<_, 4>(cur, frames, rest, count, |cur, o: &mut GnttabCopy| {
         o.status = status(copies.copy(o, &mut cur.cx.work))?;
         Ok(())
     });

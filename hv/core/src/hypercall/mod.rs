@@ -28,6 +28,7 @@ mod xen_version;
 use crate::domain::Current;
 use crate::error::{HcResult, Stop};
 use grant_table_op::Rest;
+use hv_machine::vcpu::Regs;
 use hv_machine::x86_64::{percpu, smp};
 use shared_abi::errno::Errno;
 use shared_abi::GuestAddr;
@@ -54,14 +55,11 @@ pub fn dispatch(cur: &mut Current<'_>) {
         nr::GRANT_TABLE_OP => {
             let mut rest = Rest { list: r.rsi, count: r.rdx };
             let result = grant_table_op::operate(cur, r.rdi as u32, &mut rest);
-            let r = cur.cx.cpu.regs();
-            return finish(cur, result, [r.rdi, rest.list, rest.count, r.r10, r.r8, r.r9]);
+            return finish(cur, result, |r| (r.rsi, r.rdx) = (rest.list, rest.count));
         }
         _ => return dispatch_any(cur),
     };
-    let args = cur.cx.cpu.regs();
-    let args = [args.rdi, args.rsi, args.rdx, args.r10, args.r8, args.r9];
-    finish(cur, result, args);
+    finish(cur, result, |_| ());
 }
 
 #[inline(always)]
@@ -70,23 +68,36 @@ fn dispatch_any(cur: &mut Current<'_>) {
     let n = r.rax;
     let mut args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
     let result = call(cur, n, &mut args);
-    finish(cur, result, args);
+    finish(cur, result, |r| [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = args);
 }
 
-/// Gives the guest a call's result; `args` are what it goes on with if it is not done.
+/// Gives the guest a call's result; `rest` sets the arguments it goes on with if it is not done.
 #[inline(always)]
-fn finish(cur: &mut Current<'_>, result: HcResult, args: [u64; 6]) {
-    let r = cur.cx.cpu.regs_mut();
+fn finish(cur: &mut Current<'_>, result: HcResult, rest: impl FnOnce(&mut Regs)) {
     match result {
-        Ok(v) => r.rax = v,
-        Err(Stop::Error(e)) => r.rax = e.neg() as u64,
-        Err(Stop::Retry) => {
-            [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] = args;
+        Ok(v) => cur.cx.cpu.regs_mut().rax = v,
+        Err(stop) => {
+            if stop == Stop::Retry {
+                rest(cur.cx.cpu.regs_mut());
+            }
+            stopped(cur, stop);
+        }
+    }
+}
+
+/// Tells the guest why a call has no result.
+#[cold]
+#[inline(never)]
+fn stopped(cur: &mut Current<'_>, stop: Stop) {
+    let r = cur.cx.cpu.regs_mut();
+    match stop {
+        Stop::Error(e) => r.rax = e.neg() as u64,
+        Stop::Retry => {
             r.rip = r.rip.wrapping_sub(SYSCALL_LEN);
             r.changed();
             cur.attention();
         }
-        Err(Stop::Crash(why)) => cur.crash(why),
+        Stop::Crash(why) => cur.crash(why),
     }
 }
 

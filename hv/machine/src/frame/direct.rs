@@ -326,19 +326,19 @@ impl FrameTable {
         if address.wrapping_sub(END) >= END.wrapping_neg() + (1 << 47) {
             return None;
         }
-        let (mut mfn, mut entry) = (root.number(), None);
-        for level in [4, 3, 2] {
-            let value = self.ram().entry(mfn, pte::index(address, level)).load(Acquire);
-            if value & pte::PRESENT == 0 {
-                return None;
-            }
-            let (number, found) = self.find(pte::mfn(value))?;
-            (mfn, entry) = (number, Some(found));
-        }
-        // Another vcpu may have taken the tables apart meanwhile: what counts is what the last frame is.
-        entry?
+        let next = |table: u32, level| {
+            let value = self.ram().entry(table, pte::index(address, level)).load(Acquire);
+            (value & pte::PRESENT != 0).then(|| pte::mfn(value))
+        };
+        // The root stays a table, so what it names is RAM. Of the next one that is not certain: another vcpu may
+        // take it apart, and fill it with anything, before it is read.
+        let level_3 = next(root.number(), 4)?;
+        let (level_2, _) = self.find(next(level_3.0 as u32, 3)?)?;
+        let level_1 = next(level_2, 2)?;
+        // What counts is what the last frame is.
+        self.named(level_1)?
             .acquire_ready(owner, Type::L1)
-            .then(|| (Table::adopt(self, mfn, 1), pte::index(address, 1)))
+            .then(|| (Table::adopt(self, level_1.0 as u32, 1), pte::index(address, 1)))
     }
 
     /// The flags' part of checking a present entry; the entry as it may stand.

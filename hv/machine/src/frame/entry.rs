@@ -222,7 +222,7 @@ impl<A: Cell64, B: Cell32> Entry<A, B> {
     }
 
     /// Counts a reference and a use as `want`, if the frame has that type ready: the hot path.
-    #[inline]
+    #[inline(always)]
     pub fn acquire_ready(&self, owner: DomId, want: Type) -> bool {
         let key = Word::key(owner, want);
         let mut word = self.word.load();

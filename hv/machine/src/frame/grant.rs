@@ -34,7 +34,8 @@ pub struct FlushDue;
 impl FrameTable {
     /// Flushes the TLBs that may hold a translation which went from the page tables before this call.
     pub fn flush(&self, _: FlushDue) {
-        self.flush_stale(self.clock().now());
+        // (What was in use just now, every CPU may hold.)
+        self.flush_all();
     }
 
     /// Makes entry `index` of the L1 `table` map `frame`, with these other `flags`, and gives back what

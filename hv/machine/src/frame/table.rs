@@ -199,6 +199,11 @@ impl FrameTable {
         self.m2p[mfn as usize].store(INVALID_M2P_ENTRY, Relaxed);
     }
 
+    /// Flushes all translations that CPUs hold.
+    pub(super) fn flush_all(&self) {
+        self.cpus.flush(self.clock, self.clock.now());
+    }
+
     /// Flushes what translations CPUs may still hold to a frame stamped so.
     pub(super) fn flush_stale(&self, stamp: u32) {
         if self.clock.stale_cpus(stamp).next().is_some() {

@@ -152,9 +152,10 @@ impl FrameTable {
     /// A plain reference to a frame of `owner`'s: it may be read, and stays `owner`'s.
     #[inline(always)]
     pub fn get(&self, mfn: Mfn, owner: DomId) -> Progress<Frame<'_, Held>> {
-        let (mfn, entry) = self.find(mfn).ok_or(EINVAL)?;
-        entry.get_ref(owner)?;
-        Ok(Frame::adopt(self, mfn))
+        let entry = self.named(mfn).ok_or(EINVAL)?;
+        // (Device memory has no references, so there is none to get.)
+        entry.get_ref(owner).map_err(|refusal| if self.is_io(mfn) { EINVAL } else { refusal.into() })?;
+        Ok(Frame::adopt(self, mfn.0 as u32))
     }
 
     /// A frame of `owner`'s that stays data, to be written.

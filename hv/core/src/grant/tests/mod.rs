@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::boxed::Box;
 use std::vec::Vec;
 
-use hv_machine::frame::{Cpus, FlushDue, Frame, FrameTable, HV_SLOTS, L4, Limit, Rights, Store, TlbClock, Work};
+use hv_machine::frame::{Cpus, Frame, FrameTable, HV_SLOTS, L4, Limit, Rights, Store, TlbClock, Work};
 use shared_abi::grant_table::*;
 use shared_abi::{DomId, GrantRef, Mfn, pte};
 
@@ -127,12 +127,14 @@ impl World {
         }))
     }
 
-    fn finish(&self, first: Result<(Unmapping, Option<FlushDue>), Failure>) -> Result<(), Failure> {
-        let (unmapping, due) = first?;
+    fn finish(&self, first: Result<Unmapped, Failure>) -> Result<(), Failure> {
+        let Unmapped { gone, due } = first?;
         if let Some(due) = due {
             self.frames.flush(due);
         }
-        self.complete(unmapping);
+        if let Some(gone) = gone {
+            self.complete(gone);
+        }
         Ok(())
     }
 
