@@ -1,6 +1,7 @@
 //! Restates `arch-x86/xen.h` and `arch-x86/xen-x86_64.h`: what x86-64 adds to the common ABI.
 
 mod bounce;
+pub mod xen_mca;
 pub use bounce::{BounceFrame, BounceFrameError, CS_UPCALL_MASK_SHIFT, FailsafeFrame};
 
 abi_constants! {

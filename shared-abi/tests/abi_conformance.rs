@@ -27,6 +27,7 @@ macro_rules! modules {
 modules! {
     structs:
         shared_abi::arch_x86,
+        shared_abi::arch_x86::xen_mca,
         shared_abi::callback,
         shared_abi::domctl,
         shared_abi::domctl::domain,
@@ -55,6 +56,7 @@ modules! {
         shared_abi::io::xs_wire;
     constants:
         shared_abi::arch_x86,
+        shared_abi::arch_x86::xen_mca,
         shared_abi::callback,
         shared_abi::cpuid,
         shared_abi::domctl,

@@ -17,6 +17,7 @@ pub mod grant;
 pub mod ranges;
 pub mod sched;
 pub mod time;
+pub mod topology;
 
 #[cfg(target_os = "none")]
 pub mod access;

@@ -16,6 +16,7 @@ pub const PROLOGUE: &str = r#"
 #include <xen/xen.h>
 #include <xen/errno.h>
 #include <xen/arch-x86/cpuid.h>
+#include <xen/arch-x86/xen-mca.h>
 #include <xen/arch-x86/hvm/start_info.h>
 #include <xen/callback.h>
 #include <xen/domctl.h>

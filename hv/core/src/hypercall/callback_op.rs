@@ -56,12 +56,11 @@ pub fn callback_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 
 /// `set_callbacks(event, failsafe, syscall)`: the older form.
 pub fn set_callbacks(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
-    if !a[..3].iter().all(|v| is_canonical(*v)) {
-        return Err(Errno::EINVAL.into());
+    let kinds = [(CALLBACKTYPE_EVENT, true), (CALLBACKTYPE_FAILSAFE, false), (CALLBACKTYPE_SYSCALL, false)];
+    for ((kind, mask_events), address) in kinds.into_iter().zip(*a) {
+        // One that is refused stays as it was: this form has no error.
+        let _ = register(cur, kind, address, mask_events);
     }
-    register(cur, CALLBACKTYPE_EVENT, a[0], true)?;
-    register(cur, CALLBACKTYPE_FAILSAFE, a[1], false)?;
-    register(cur, CALLBACKTYPE_SYSCALL, a[2], false)?;
     Ok(0)
 }
 

@@ -7,6 +7,7 @@ use crate::error::{HcResult, Stop};
 use crate::event::{Closed, Rebound, State};
 use crate::irq;
 use alloc::sync::Arc;
+use core::mem::offset_of;
 use hv_machine::guest_mem;
 use shared_abi::errno::Errno;
 use shared_abi::event_channel::*;
@@ -18,6 +19,17 @@ use shared_abi::{DomId, GuestAddr, Port, VcpuId};
 pub fn event_channel_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     // The one that is made for every event.
     if a[0] as u32 == EVTCHNOP_SEND { send(cur, GuestAddr(a[1])) } else { other_op(cur, a) }
+}
+
+/// `event_channel_op_compat(op)`: the older form, with the command in front of its argument.
+pub fn compat(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
+    let at = GuestAddr(a[0]);
+    match guest_mem::read::<u32>(at)? {
+        cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK => {
+            event_channel_op(cur, &mut [cmd.into(), at.0.wrapping_add(offset_of!(EvtchnOp, u) as u64), 0, 0, 0, 0])
+        }
+        _ => Err(Errno::ENOSYS.into()),
+    }
 }
 
 /// `EVTCHNOP_send`.

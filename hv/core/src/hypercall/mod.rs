@@ -7,10 +7,12 @@
 mod callback_op;
 mod console_io;
 pub mod cpu_state;
+mod dm_op;
 pub mod domctl;
 pub mod event_channel_op;
 mod grant_table_op;
 mod iret;
+mod mca;
 pub mod memory_op;
 pub mod mmu_update;
 pub mod mmuext_op;
@@ -133,9 +135,15 @@ fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
         nr::NMI_OP => callback_op::nmi_op(cur, a),
         nr::GRANT_TABLE_OP => grant_table_op::grant_table_op(cur, a),
         nr::PHYSDEV_OP => physdev_op::physdev_op(cur, a),
+        nr::EVENT_CHANNEL_OP_COMPAT => event_channel_op::compat(cur, a),
+        nr::PHYSDEV_OP_COMPAT => physdev_op::compat(cur, a),
         nr::PLATFORM_OP => platform_op::platform_op(cur, a),
         nr::SYSCTL => sysctl::sysctl(cur, a),
         nr::DOMCTL => domctl::domctl(cur, a),
+        nr::ARCH_0 => mca::mca(cur, a),
+        nr::DM_OP => dm_op::dm_op(cur, a),
+        // Performance counters are nobody's to use, as on Xen by default (its command line's `vpmu`).
+        nr::XENPMU_OP => Err(Errno::EOPNOTSUPP.into()),
         _ => {
             guest_warn!("d{}v{}: unknown hypercall {n}", cur.dom.id, cur.vcpu.id);
             Err(Errno::ENOSYS.into())

@@ -4,6 +4,7 @@ use crate::domain::{Current, Domain};
 use crate::error::{HcResult, Stop};
 use crate::{access, acpi_setup, mm};
 use crate::irq::{msi::Msi, pci::Sbdf, pirq};
+use core::mem::offset_of;
 use hv_machine::guest_mem;
 use hv_machine::x86_64::ioapic::{self, Trigger};
 use shared_abi::{GuestAddr, Mfn};
@@ -93,7 +94,7 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let s: PhysdevSetupGsi = guest_mem::read(arg)?;
             access::control_only(dom)?;
             let gsi = u32::try_from(s.gsi).map_err(|_| Errno::EINVAL)?;
-            pirq::setup_line(dom, gsi, Some(Trigger { level: s.triggering != 0, low: s.polarity != 0 }))?;
+            pirq::describe_line(dom, gsi, Trigger { level: s.triggering != 0, low: s.polarity != 0 })?;
         }
         PHYSDEVOP_GET_FREE_PIRQ => {
             let mut g: PhysdevGetFreePirq = guest_mem::read(arg)?;
@@ -154,6 +155,17 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
+}
+
+/// `physdev_op_compat(op)`: the older form, with the command in front of its argument.
+pub fn compat(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
+    let at = GuestAddr(a[0]);
+    match guest_mem::read::<u32>(at)? {
+        cmd @ (PHYSDEVOP_IRQ_UNMASK_NOTIFY..=PHYSDEVOP_ALLOC_IRQ_VECTOR | PHYSDEVOP_EOI) => {
+            physdev_op(cur, &mut [cmd.into(), at.0.wrapping_add(offset_of!(PhysdevOp, u) as u64), 0, 0, 0, 0])
+        }
+        _ => Err(Errno::ENOSYS.into()),
+    }
 }
 
 /// Sets one message-signalled interrupt of a device up; its pirq.

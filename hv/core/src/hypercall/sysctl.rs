@@ -115,6 +115,9 @@ fn run_op(op: &mut Sysctl) -> Result<(), Stop> {
         XEN_SYSCTL_GET_CPU_LEVELLING_CAPS => {
             op.set_cpu_levelling_caps(SysctlCpuLevellingCaps { caps: 0 });
         }
+        // Frequencies, cache shares: the processor's own affair.
+        XEN_SYSCTL_GET_PMSTAT | XEN_SYSCTL_PSR_CMT_OP | XEN_SYSCTL_PSR_ALLOC => return Err(Errno::ENODEV.into()),
+        XEN_SYSCTL_COVERAGE_OP => return Err(Errno::EOPNOTSUPP.into()),
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(())
@@ -160,7 +163,8 @@ fn cpupool(p: &mut SysctlCpupoolOp) -> Result<(), Stop> {
             write_map(&p.cpumap, tlb::online())
         }
         XEN_SYSCTL_CPUPOOL_OP_FREEINFO => write_map(&p.cpumap, 0),
-        _ => Err(Errno::EOPNOTSUPP.into()),
+        XEN_SYSCTL_CPUPOOL_OP_CREATE..=XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN => Err(Errno::EOPNOTSUPP.into()),
+        _ => Err(Errno::ENOSYS.into()),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::domain::Domain;
 use crate::domain::events::with_sides;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use hv_machine::frame::{Frame, Writable};
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::x86_64::{apic, ioapic, ioapic::Trigger};
@@ -106,7 +106,24 @@ fn usual(gsi: u32) -> Trigger {
     if gsi < 16 { crate::acpi_setup::isa_trigger(gsi) } else { Trigger { level: true, low: true } }
 }
 
-/// Says how a line signals (`PHYSDEVOP_setup_gsi`).
+/// Lines that the control domain has said the signals of.
+static DESCRIBED: [AtomicU64; CONTROL_PIRQS as usize / 64] = [const { AtomicU64::new(0) }; CONTROL_PIRQS as usize / 64];
+
+/// Says how a line signals, once (`PHYSDEVOP_setup_gsi`).
+///
+/// # Errors
+/// `EEXIST` when it was said before; as [`setup_line`].
+pub fn describe_line(dom: &Domain, gsi: u32, trigger: Trigger) -> Result<(), Errno> {
+    let (described, bit) = (DESCRIBED.get(gsi as usize / 64).ok_or(Errno::EINVAL)?, 1 << (gsi % 64));
+    if described.load(Relaxed) & bit != 0 {
+        return Err(Errno::EEXIST);
+    }
+    setup_line(dom, gsi, Some(trigger))?;
+    described.fetch_or(bit, Relaxed);
+    Ok(())
+}
+
+/// Sets a line up, with the signals that it usually has unless others are given.
 ///
 /// # Errors
 /// `EINVAL` for a line that isn't there.

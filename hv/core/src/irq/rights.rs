@@ -54,7 +54,8 @@ impl Rights {
                 r.ports.remove(k)?;
             }
             r.memory.add(0..machine_frames())?;
-            r.irqs.add(0..4096)?;
+            // Line 0 is the timer's.
+            r.irqs.add(1..4096)?;
         }
         Ok(r)
     }

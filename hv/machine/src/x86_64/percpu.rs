@@ -170,3 +170,8 @@ pub(super) fn of(cpu: usize) -> &'static PerCpu {
     // SAFETY: callers name CPUs that were brought up; as for `this`.
     unsafe { &*(window_addr(cpu, window::BLOCK) as *const PerCpu) }
 }
+
+/// The id of the local APIC of a CPU that is up.
+pub fn apic_id(cpu: usize) -> u32 {
+    of(cpu).apic_id
+}

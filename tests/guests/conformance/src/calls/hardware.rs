@@ -33,6 +33,13 @@ fn interrupts() {
             answer(format_args!("physdev_op: setup of line {irq}"), op(21, &[irq]));
         }
     }
+    // Lines that no device of the machine has, as PCI signals, as ISA does, and back.
+    for line in [20u64, 10, 3] {
+        for (n, (triggering, polarity)) in [(1u64, 1u64), (1, 1), (0, 0), (1, 0)].into_iter().enumerate() {
+            let result = op(21, &[line | triggering << 32, polarity]);
+            answer(format_args!("physdev_op: setup of line {line}, step {n}"), result);
+        }
+    }
     // map_pirq: domid, type; index, pirq; bus, devfn; entry_nr; table_base.
     for kind in 0..6u64 {
         for (name, domain) in [("self", 0x7ff0u64), ("nobody", 77)] {

@@ -4,6 +4,7 @@ mod events;
 mod grants;
 mod hardware;
 mod memory;
+mod rare;
 mod state;
 mod vcpu;
 
@@ -15,4 +16,5 @@ pub fn ask() {
     state::ask();
     grants::ask();
     events::ask();
+    rare::ask();
 }
