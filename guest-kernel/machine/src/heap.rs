@@ -11,8 +11,24 @@ use core::ptr::{self, NonNull};
 const PAGE: usize = 4096;
 /// Bytes at the start of a slab page that hold its [`Slab`] header.
 const HEADER: usize = 64;
-/// Object sizes. Each is a multiple of 16 and chosen so that a page wastes little.
+/// Every object size is a multiple of this.
+const STEP: usize = 16;
+/// Object sizes, chosen so that a page wastes little.
 const CLASSES: [usize; 13] = [16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 800, 1344, 2016];
+
+/// The first class whose objects have so many steps.
+const CLASS_OF: [u8; CLASSES[CLASSES.len() - 1] / STEP + 1] = {
+    let mut classes = [0; _];
+    let (mut steps, mut class) = (0, 0);
+    while steps < classes.len() {
+        if steps * STEP > CLASSES[class] {
+            class += 1;
+        }
+        classes[steps] = class as u8;
+        steps += 1;
+    }
+    classes
+};
 
 /// Where pages come from.
 ///
@@ -47,7 +63,9 @@ fn class_of(layout: Layout) -> Option<usize> {
     if layout.align() > HEADER {
         return None;
     }
-    CLASSES.iter().position(|&size| size >= layout.size() && size % layout.align() == 0)
+    let large_enough = usize::from(*CLASS_OF.get(layout.size().div_ceil(STEP))?);
+    (large_enough..CLASSES.len())
+        .find(|&class| layout.align() <= STEP || CLASSES[class] % layout.align() == 0)
 }
 
 fn page_counts(layout: Layout) -> (usize, usize) {

@@ -46,7 +46,13 @@ impl Directory<'_> {
     pub(super) fn write(&self, store: &Client) -> Result<(), Error> {
         store.mkdir(&self.path)?;
         store.set_perms(&self.path, &self.perms)?;
-        self.entries.iter().try_for_each(|(name, value)| store.write(&format!("{}/{name}", self.path), value))
+        let mut path = [&self.path, "/"].concat();
+        let above = path.len();
+        self.entries.iter().try_for_each(|(name, value)| {
+            path.truncate(above);
+            path.push_str(name);
+            store.write(&path, value)
+        })
     }
 }
 

@@ -9,10 +9,10 @@ use super::build::{self, Built};
 use super::config::{Action, DomainConfig};
 use super::devices;
 use super::entries::{self, Identity};
-use super::hypervisor::{DomainInfo, Hypervisor};
+use super::hypervisor::Hypervisor;
 use crate::xenstored::store::RELEASE_DOMAIN;
 use crate::xenstored::{Client, Server};
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -99,9 +99,11 @@ impl<H: Hypervisor> Manager<H> {
         if let Some((domain, _)) = running.iter().find(|(_, running)| running.config.name == text) {
             return Some(*domain);
         }
-        let others = self.hypervisor.list().ok()?.into_iter().map(|info| info.domain);
-        let mut others = others.filter(|domain| !running.contains_key(domain));
-        others.find(|domain| self.name(*domain).as_deref() == Some(text))
+        // One that xenstore has not been told of has no name there.
+        let mut others = self.server.borrow().introduced();
+        others.retain(|domain| !running.contains_key(domain));
+        others.push(DomId(0));
+        others.into_iter().find(|domain| self.name(*domain).as_deref() == Some(text))
     }
 
     /// What a running domain was made from.
@@ -268,13 +270,18 @@ impl<H: Hypervisor> Manager<H> {
         }
     }
 
-    /// The domains of ours that have stopped or are gone.
+    /// The domains of ours that have stopped or are gone. xenstore knows which may have.
     fn ended(&self) -> Vec<DomId> {
-        let Ok(infos) = self.hypervisor.list() else { return Vec::new() };
-        let goes_on =
-            |info: &DomainInfo| info.shutdown.is_none_or(|reason| reason == SHUTDOWN_SUSPEND) && !info.dying;
-        let going_on: BTreeSet<DomId> = infos.iter().filter(|i| goes_on(i)).map(|i| i.domain).collect();
-        self.running.borrow().keys().filter(|domain| !going_on.contains(domain)).copied().collect()
+        let server = self.server.borrow();
+        let running = self.running.borrow();
+        let stopped = running.keys().copied().filter(|domain| !server.goes_on(*domain));
+        let suspended = |domain: &DomId| {
+            let info = self.hypervisor.info(*domain);
+            info.is_ok_and(|info| {
+                !info.dying && info.shutdown.is_none_or(|reason| reason == SHUTDOWN_SUSPEND)
+            })
+        };
+        stopped.filter(|domain| !suspended(domain)).collect()
     }
 
     /// Does what the policy of an ended domain says.

@@ -1,10 +1,11 @@
 //! dom0's own connection: the same requests with the same meaning, without a ring. Requests are answered at
 //! once; only events are waited for.
 
+use super::conns::ConnId;
 use super::error::Error;
 use super::perms::{Perms, Who};
 use super::quota::Quota;
-use super::server::{ConnId, Server};
+use super::server::Server;
 use super::wire::{Message, PAYLOAD_MAX};
 use alloc::format;
 use alloc::rc::Rc;

@@ -58,7 +58,7 @@ fn memreport(server: &Server) -> String {
 fn check(server: &Server) -> Result<String, Error> {
     let store = &server.store;
     let sound = store.iter().all(|(path, node)| {
-        let listed = path.parent().is_none_or(|parent| {
+        let listed = path.above().is_none_or(|parent| {
             store.get(&parent).is_some_and(|above| above.children.contains(path.leaf()))
         });
         listed && node.children.iter().all(|name| store.get(&path.child(name)).is_some())

@@ -7,10 +7,12 @@
 //! [`client`] is dom0's own connection, without a ring.
 
 pub mod client;
+pub mod conns;
 pub mod control;
 pub mod error;
 pub mod ops;
 pub mod path;
+pub mod path_map;
 pub mod perms;
 pub mod quota;
 pub mod server;

@@ -4,10 +4,11 @@
 //! The oracle keeps a list of nodes, scans it for everything, and decides conflicts from a log of all changes:
 //! a commit fails if and only if a node that the transaction has looked at changed after that look.
 
+use super::conns::ConnId;
 use super::path::Path;
 use super::perms::Who;
 use super::quota::Quota;
-use super::server::{ConnId, Host, Server};
+use super::server::{Host, Server};
 use super::store::{RELEASE_DOMAIN, Store};
 use super::wire::Message;
 use super::{Client, Error};

@@ -1,6 +1,7 @@
 //! From a request to its reply and the events it causes. No ring and no hypercall here: what touches other
 //! domains goes through [`Host`].
 
+use super::conns::{ConnId, Conns};
 use super::control;
 use super::error::Error;
 use super::path::{ABS_PATH_MAX, Path};
@@ -11,10 +12,11 @@ use super::transaction::{Change, Transaction, View};
 use super::watches::{Event, Watches};
 use super::wire::{Message, PAYLOAD_MAX, strings};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::ffi::CStr;
 use core::fmt;
 use core::task::Waker;
 use shared_abi::DomId;
@@ -22,10 +24,6 @@ use shared_abi::io::xs_wire;
 
 /// Events that may wait for a guest that does not take them.
 const EVENTS_MAX: usize = 1024;
-
-/// A connection's number; never used twice.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ConnId(pub u64);
 
 /// What the daemon needs from the machine.
 pub trait Host {
@@ -42,20 +40,6 @@ pub trait Host {
     fn log(&mut self, line: fmt::Arguments<'_>);
 }
 
-struct Conn {
-    who: Who,
-    out: VecDeque<Message>,
-    out_bytes: usize,
-    /// Payloads of the events in `out`: none is there twice.
-    events: BTreeSet<Vec<u8>>,
-    transactions: BTreeMap<u32, Transaction>,
-    last_transaction: u32,
-    /// The quotas whose limit this connection has reached; each is told of once.
-    quotas_told: Vec<Quota>,
-    closed: bool,
-    waker: Option<Waker>,
-}
-
 struct Domain {
     conn: ConnId,
     shut_down: bool,
@@ -68,9 +52,8 @@ pub struct Server {
     /// The limits.
     pub quotas: Quotas,
     pub(super) watches: Watches,
-    conns: BTreeMap<ConnId, Conn>,
+    conns: Conns,
     domains: BTreeMap<DomId, Domain>,
-    last_conn: u64,
     host: Box<dyn Host>,
 }
 
@@ -81,36 +64,21 @@ impl Server {
             store: Store::new(),
             quotas: Quotas::default(),
             watches: Watches::default(),
-            conns: BTreeMap::new(),
+            conns: Conns::default(),
             domains: BTreeMap::new(),
-            last_conn: 0,
             host,
         }
     }
 
     /// A connection for `who` that has no ring.
     pub fn connect(&mut self, who: Who) -> ConnId {
-        self.last_conn += 1;
-        let conn = ConnId(self.last_conn);
-        let state = Conn {
-            who,
-            out: VecDeque::new(),
-            out_bytes: 0,
-            events: BTreeSet::new(),
-            transactions: BTreeMap::new(),
-            last_transaction: 0,
-            quotas_told: Vec::new(),
-            closed: false,
-            waker: None,
-        };
-        self.conns.insert(conn, state);
-        conn
+        self.conns.add(who)
     }
 
     /// Ends a connection, with its watches and transactions.
     pub fn disconnect(&mut self, conn: ConnId) {
         self.watches.remove_all(conn);
-        if let Some(state) = self.conns.remove(&conn) {
+        if let Some(state) = self.conns.remove(conn) {
             if let Some(waker) = state.waker {
                 waker.wake();
             }
@@ -120,7 +88,7 @@ impl Server {
     /// Stops listening to a connection whose peer broke the protocol; everybody else goes on. Logged once.
     pub fn ignore(&mut self, conn: ConnId, why: fmt::Arguments<'_>) {
         self.watches.remove_all(conn);
-        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let Some(state) = self.conns.get_mut(conn) else { return };
         if core::mem::replace(&mut state.closed, true) {
             return;
         }
@@ -136,7 +104,7 @@ impl Server {
 
     /// Whether the connection still exists and is served.
     pub fn is_open(&self, conn: ConnId) -> bool {
-        self.conns.get(&conn).is_some_and(|state| !state.closed)
+        self.conns.get(conn).is_some_and(|state| !state.closed)
     }
 
     /// The connection of an introduced domain.
@@ -146,7 +114,7 @@ impl Server {
 
     /// The next message for the peer.
     pub fn take_output(&mut self, conn: ConnId) -> Option<Message> {
-        let state = self.conns.get_mut(&conn)?;
+        let state = self.conns.get_mut(conn)?;
         let message = state.out.pop_front()?;
         state.out_bytes = state.out_bytes.saturating_sub(message.encoded_len());
         if message.kind == xs_wire::XS_WATCH_EVENT {
@@ -157,12 +125,12 @@ impl Server {
 
     /// How many messages wait for the peer.
     pub fn output_len(&self, conn: ConnId) -> usize {
-        self.conns.get(&conn).map_or(0, |state| state.out.len())
+        self.conns.get(conn).map_or(0, |state| state.out.len())
     }
 
     /// Wakes `waker` once there is output for `conn` or its end.
     pub fn wake_on_output(&mut self, conn: ConnId, waker: &Waker) {
-        match self.conns.get_mut(&conn) {
+        match self.conns.get_mut(conn) {
             Some(state) => state.waker = Some(waker.clone()),
             None => waker.wake_by_ref(),
         }
@@ -203,7 +171,7 @@ impl Server {
 
     fn log_quota(&mut self, conn: ConnId, error: Error) {
         let Error::Quota(quota) = error else { return };
-        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let Some(state) = self.conns.get_mut(conn) else { return };
         if !state.quotas_told.contains(&quota) {
             state.quotas_told.push(quota);
             let (name, limit) = (quota.name(), self.quotas.get(quota));
@@ -221,7 +189,7 @@ impl Server {
         request: &Message,
         first: &mut Option<Event>,
     ) -> Result<Vec<u8>, Error> {
-        let state = self.conns.get(&conn).ok_or(Error::EINVAL)?;
+        let state = self.conns.get(conn).ok_or(Error::EINVAL)?;
         let who = state.who;
         if request.transaction != 0 && !state.transactions.contains_key(&request.transaction) {
             return Err(Error::ENOENT);
@@ -242,7 +210,7 @@ impl Server {
             }
             xs_wire::XS_RESET_WATCHES => {
                 self.watches.remove_all(conn);
-                if let Some(state) = self.conns.get_mut(&conn) {
+                if let Some(state) = self.conns.get_mut(conn) {
                     state.transactions.clear();
                 }
                 ok()
@@ -280,7 +248,7 @@ impl Server {
                 let conn = self.conn_of(DomId(number(domain)?)).ok_or(Error::ENOENT)?;
                 let target = DomId(number(target)?);
                 self.conn_of(target).ok_or(Error::ENOENT)?;
-                self.conns.get_mut(&conn).ok_or(Error::ENOENT)?.who.target = Some(target);
+                self.conns.get_mut(conn).ok_or(Error::ENOENT)?.who.target = Some(target);
                 ok()
             }
             xs_wire::XS_IS_DOMAIN_INTRODUCED => {
@@ -294,9 +262,9 @@ impl Server {
     /// The requests about nodes, in or outside a transaction.
     fn on_nodes(&mut self, conn: ConnId, who: Who, request: &Message) -> Result<Vec<u8>, Error> {
         let payload = request.payload.as_slice();
-        let cut = payload.iter().position(|byte| *byte == 0).ok_or(Error::EINVAL)?;
-        let (name, rest) = (&payload[..cut], &payload[cut + 1..]);
-        let path = self.path(&who, core::str::from_utf8(name).map_err(|_| Error::EINVAL)?)?;
+        let name = CStr::from_bytes_until_nul(payload).map_err(|_| Error::EINVAL)?;
+        let rest = &payload[name.count_bytes() + 1..];
+        let path = self.path(&who, name.to_str().map_err(|_| Error::EINVAL)?)?;
         let special_too = matches!(request.kind, xs_wire::XS_GET_PERMS | xs_wire::XS_SET_PERMS);
         let takes_more =
             matches!(request.kind, xs_wire::XS_WRITE | xs_wire::XS_SET_PERMS | xs_wire::XS_DIRECTORY_PART);
@@ -308,7 +276,7 @@ impl Server {
         {
             self.check_memory(conn, &who)?;
         }
-        let state = self.conns.get_mut(&conn).ok_or(Error::EINVAL)?;
+        let state = self.conns.get_mut(conn).ok_or(Error::EINVAL)?;
         let transaction = state.transactions.get_mut(&request.transaction);
         let mut view =
             View { store: &mut self.store, transaction, who, quotas: &self.quotas, changes: Vec::new() };
@@ -339,7 +307,7 @@ impl Server {
 
     /// Bytes that the daemon keeps for a connection and its domain.
     pub(super) fn memory(&self, conn: ConnId) -> usize {
-        let Some(state) = self.conns.get(&conn) else { return 0 };
+        let Some(state) = self.conns.get(conn) else { return 0 };
         let transactions: usize = state.transactions.values().map(Transaction::bytes).sum();
         self.store.usage(state.who.domain).bytes
             + self.watches.usage(conn).bytes
@@ -370,7 +338,7 @@ impl Server {
     }
 
     fn transaction_start(&mut self, conn: ConnId, request: &Message) -> Result<Vec<u8>, Error> {
-        let state = self.conns.get_mut(&conn).ok_or(Error::EINVAL)?;
+        let state = self.conns.get_mut(conn).ok_or(Error::EINVAL)?;
         if request.transaction != 0 {
             return Err(Error::EBUSY);
         }
@@ -392,7 +360,7 @@ impl Server {
             b"F\0" => false,
             _ => return Err(Error::EINVAL),
         };
-        let state = self.conns.get_mut(&conn).ok_or(Error::EINVAL)?;
+        let state = self.conns.get_mut(conn).ok_or(Error::EINVAL)?;
         let transaction = state.transactions.remove(&request.transaction).ok_or(Error::ENOENT)?;
         if commit {
             let changes = transaction.commit(&mut self.store, &state.who, &self.quotas)?;
@@ -436,6 +404,11 @@ impl Server {
         }
     }
 
+    /// Whether a domain is known and has not shut down.
+    pub fn goes_on(&self, domain: DomId) -> bool {
+        self.domains.get(&domain).is_some_and(|known| !known.shut_down)
+    }
+
     /// The domains that are known.
     pub fn introduced(&self) -> Vec<DomId> {
         self.domains.keys().copied().collect()
@@ -449,7 +422,7 @@ impl Server {
 
     fn fire(&mut self, changes: &[Change]) {
         for change in changes {
-            let who = |conn| self.conns.get(&conn).map(|state: &Conn| state.who);
+            let who = |conn| self.conns.get(conn).map(|state| state.who);
             for event in self.watches.events(change, &self.store, who) {
                 self.queue_event(Some(event));
             }
@@ -459,7 +432,7 @@ impl Server {
     fn queue_event(&mut self, event: Option<Event>) {
         let Some(Event { conn, path, token }) = event else { return };
         let payload = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"].concat();
-        let Some(state) = self.conns.get(&conn) else { return };
+        let Some(state) = self.conns.get(conn) else { return };
         // One that waits already says as much. So what waits for dom0, too, has a bound, whatever
         // guests do below the nodes that it watches: the nodes they own.
         if state.closed || state.events.contains(&payload) {
@@ -470,7 +443,7 @@ impl Server {
         {
             return self.ignore(conn, format_args!("it does not take its watch events"));
         }
-        if let Some(state) = self.conns.get_mut(&conn) {
+        if let Some(state) = self.conns.get_mut(conn) {
             state.events.insert(payload.clone());
         }
         let message = Message { kind: xs_wire::XS_WATCH_EVENT, request: 0, transaction: 0, payload };
@@ -478,7 +451,7 @@ impl Server {
     }
 
     fn queue(&mut self, conn: ConnId, message: Message) {
-        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let Some(state) = self.conns.get_mut(conn) else { return };
         if state.closed {
             return;
         }

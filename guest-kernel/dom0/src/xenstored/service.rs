@@ -1,9 +1,10 @@
 //! xenstored's rings: one task per introduced domain. A guest that stalls its ring waits for itself; one that
 //! breaks the protocol loses its connection, with one line in the log.
 
+use super::conns::ConnId;
 use super::error::Error;
 use super::perms::Who;
-use super::server::{ConnId, Host, Server};
+use super::server::{Host, Server};
 use super::wire::{Decoder, Message, TooLong};
 use crate::byte_ring::{Corrupt, Inward, Outward, Place};
 use alloc::boxed::Box;

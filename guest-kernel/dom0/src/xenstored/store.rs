@@ -1,7 +1,8 @@
 //! The tree itself, kept flat: a map from path to node. Each node has a generation that changes with its
 //! value, permissions or list of children; a transaction's conflicts are decided by it.
 
-use super::path::Path;
+use super::path::{Key, Path};
+use super::path_map::PathMap;
 use super::perms::{Perms, Rights};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
@@ -61,7 +62,7 @@ pub struct Usage {
 
 /// All nodes.
 pub struct Store {
-    nodes: BTreeMap<Path, Rc<Node>>,
+    nodes: PathMap<Rc<Node>>,
     usage: BTreeMap<DomId, Usage>,
     generation: u64,
 }
@@ -70,7 +71,7 @@ impl Store {
     /// A tree with the nodes that xenstored makes itself: the root, `/tool/xenstored` and the two special ones,
     /// all dom0's.
     pub fn new() -> Store {
-        let mut store = Store { nodes: BTreeMap::new(), usage: BTreeMap::new(), generation: 0 };
+        let mut store = Store { nodes: PathMap::default(), usage: BTreeMap::new(), generation: 0 };
         let private = Perms::new(DomId(0), Rights::default());
         let mut root = Node::new(Vec::new(), private.clone());
         root.children.insert("tool".into());
@@ -92,7 +93,7 @@ impl Store {
     }
 
     /// The node at `path`.
-    pub fn get(&self, path: &Path) -> Option<&Rc<Node>> {
+    pub fn get(&self, path: &dyn Key) -> Option<&Rc<Node>> {
         self.nodes.get(path)
     }
 
@@ -169,7 +170,7 @@ impl Store {
 
     fn remove_subtree(&mut self, path: &Path) {
         let Some(parent) = path.parent() else { return };
-        if !self.nodes.contains_key(path) {
+        if self.nodes.get(path).is_none() {
             return;
         }
         let mut doomed = Vec::from([path.clone()]);

@@ -8,6 +8,7 @@
 
 use super::error::Error;
 use super::path::Path;
+use super::path_map::PathMap;
 use super::perms::{Perms, Who};
 use super::quota::{Quota, Quotas};
 use super::store::{Node, Store};
@@ -28,17 +29,19 @@ pub struct Change {
 }
 
 struct Accessed {
+    path: Path,
     node: Option<Rc<Node>>,
     seen: Option<u64>,
     modified: bool,
     change: Option<Change>,
-    order: usize,
 }
 
 /// One open transaction.
 #[derive(Default)]
 pub struct Transaction {
-    accessed: BTreeMap<Path, Accessed>,
+    /// In the order of the first accesses.
+    accessed: Vec<Accessed>,
+    places: PathMap<usize>,
     created: BTreeMap<DomId, isize>,
     bytes: usize,
 }
@@ -47,6 +50,10 @@ impl Transaction {
     /// Bytes that it keeps, for the memory quota.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn find(&mut self, path: &Path) -> Option<&mut Accessed> {
+        self.accessed.get_mut(*self.places.get(path)?)
     }
 }
 
@@ -70,7 +77,7 @@ impl View<'_> {
         let Some(transaction) = &mut self.transaction else {
             return Ok(self.store.get(path).cloned());
         };
-        if let Some(accessed) = transaction.accessed.get(path) {
+        if let Some(accessed) = transaction.find(path) {
             return Ok(accessed.node.clone());
         }
         let order = transaction.accessed.len();
@@ -80,8 +87,10 @@ impl View<'_> {
         let node = self.store.get(path).cloned();
         let seen = node.as_ref().map(|node| node.generation);
         transaction.bytes += 256 + path.as_str().len() + node.as_ref().map_or(0, |node| node.size());
-        let accessed = Accessed { node: node.clone(), seen, modified: false, change: None, order };
-        transaction.accessed.insert(path.clone(), accessed);
+        let accessed =
+            Accessed { path: path.clone(), node: node.clone(), seen, modified: false, change: None };
+        transaction.accessed.push(accessed);
+        transaction.places.insert(path.clone(), order);
         Ok(node)
     }
 
@@ -105,11 +114,11 @@ impl View<'_> {
     }
 
     fn replace(transaction: &mut Transaction, path: &Path, node: Option<Rc<Node>>) {
-        let Some(accessed) = transaction.accessed.get_mut(path) else { return };
+        let Some(accessed) = transaction.find(path) else { return };
+        accessed.modified = true;
         if let Some(old) = core::mem::replace(&mut accessed.node, node) {
             *transaction.created.entry(old.perms.owner()).or_default() -= 1;
         }
-        accessed.modified = true;
     }
 
     /// Notes that watches are to hear of `change`, now or at the commit.
@@ -117,7 +126,7 @@ impl View<'_> {
         match &mut self.transaction {
             None => self.changes.push(change),
             Some(transaction) => {
-                if let Some(accessed) = transaction.accessed.get_mut(&change.path) {
+                if let Some(accessed) = transaction.find(&change.path) {
                     accessed.change = Some(change);
                 }
             }
@@ -138,7 +147,7 @@ impl Transaction {
     /// started, the domain would own too many nodes.
     pub fn commit(self, store: &mut Store, who: &Who, quotas: &Quotas) -> Result<Vec<Change>, Error> {
         let current = |path: &Path| store.get(path).map(|node| node.generation);
-        if self.accessed.iter().any(|(path, accessed)| current(path) != accessed.seen) {
+        if self.accessed.iter().any(|accessed| current(&accessed.path) != accessed.seen) {
             return Err(Error::EAGAIN);
         }
         let created = self.created.get(&who.domain).copied().unwrap_or(0);
@@ -146,17 +155,15 @@ impl Transaction {
         if !who.privileged && created > 0 && owned > quotas.get(Quota::Nodes) {
             return Err(Error::Quota(Quota::Nodes));
         }
-        let mut changes: Vec<(usize, Change)> = Vec::new();
-        for (path, accessed) in self.accessed {
-            if accessed.modified {
-                match accessed.node {
-                    Some(node) => store.put(path, node),
-                    None => store.remove(&path),
-                }
+        let mut changes = Vec::new();
+        for Accessed { path, node, modified, change, .. } in self.accessed {
+            match node {
+                _ if !modified => {}
+                Some(node) => store.put(path, node),
+                None => store.remove(&path),
             }
-            changes.extend(accessed.change.map(|change| (accessed.order, change)));
+            changes.extend(change);
         }
-        changes.sort_by_key(|(order, _)| *order);
-        Ok(changes.into_iter().map(|(_, change)| change).collect())
+        Ok(changes)
     }
 }

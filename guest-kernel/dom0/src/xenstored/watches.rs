@@ -1,8 +1,9 @@
 //! Watches: who hears of a change, and under which name.
 
-use super::path::Path;
+use super::conns::ConnId;
+use super::path::{Key, Path};
+use super::path_map::PathMap;
 use super::perms::{Rights, Who};
-use super::server::ConnId;
 use super::store::{Node, Store};
 use super::transaction::Change;
 use alloc::collections::BTreeMap;
@@ -34,7 +35,7 @@ pub struct Event {
 /// domains watch something else.
 #[derive(Default)]
 pub struct Watches {
-    by_path: BTreeMap<Path, Vec<Watch>>,
+    by_path: PathMap<Vec<Watch>>,
     usage: BTreeMap<ConnId, Usage>,
 }
 
@@ -55,11 +56,14 @@ impl Watches {
     /// Registers a watch; false if the connection has this path and token already.
     pub fn add(&mut self, conn: ConnId, path: Path, home: Option<Path>, token: &str) -> bool {
         let size = bytes(&path, token);
-        let here = self.by_path.entry(path).or_default();
-        if here.iter().any(|watch| watch.conn == conn && &*watch.token == token) {
-            return false;
+        let watch = Watch { conn, token: token.into(), home };
+        match self.by_path.get_mut(&path) {
+            Some(here) if here.iter().any(|watch| watch.conn == conn && &*watch.token == token) => {
+                return false;
+            }
+            Some(here) => here.push(watch),
+            None => drop(self.by_path.insert(path, Vec::from([watch]))),
         }
-        here.push(Watch { conn, token: token.into(), home });
         let usage = self.usage.entry(conn).or_default();
         usage.count += 1;
         usage.bytes += size;
@@ -101,9 +105,8 @@ impl Watches {
     /// The events that follow from `change`. `who` says who a connection is.
     pub fn events(&self, change: &Change, store: &Store, who: impl Fn(ConnId) -> Option<Who>) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut on = Some(change.path.clone());
-        while let Some(path) = on {
-            for watch in self.by_path.get(&path).into_iter().flatten() {
+        let mut look = |path: &dyn Key| {
+            for watch in self.by_path.get(path).into_iter().flatten().rev() {
                 if who(watch.conn).is_some_and(|who| permitted(&who, change, store)) {
                     let name = match &watch.home {
                         Some(home) => change.path.relative_to(home),
@@ -112,8 +115,13 @@ impl Watches {
                     events.push(Event { conn: watch.conn, path: name.into(), token: watch.token.clone() });
                 }
             }
-            on = if change.exact { None } else { path.parent() };
+        };
+        match change.exact {
+            true => look(&change.path),
+            false => change.path.way().for_each(|path| look(&path)),
         }
+        // The nearest watch hears of it first; of several on one node the oldest.
+        events.reverse();
         events
     }
 }
@@ -125,5 +133,5 @@ fn permitted(who: &Who, change: &Change, store: &Store) -> bool {
     change.before.as_ref().is_some_and(|perms| perms.rights(who).cover(Rights::READ))
         || node.is_some_and(reads)
         || ((change.before.is_some() || node.is_some())
-            && change.path.parent().and_then(|parent| store.get(&parent)).is_some_and(reads))
+            && change.path.above().and_then(|parent| store.get(&parent)).is_some_and(reads))
 }
