@@ -55,12 +55,13 @@ fn size(s: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// Frames for dom0: `dom0_mem=SIZE` (`min:`, `max:` parts are limits), else all but a sixteenth, at least 128 MiB less.
-fn dom0_frames(info: &BootInfo) -> u64 {
+/// Frames for dom0, and how many it may have later: `dom0_mem=SIZE` (`min:`, `max:` parts are limits), else all but a
+/// sixteenth, at least 128 MiB less. Without a `max:` it may take what there is.
+fn dom0_frames(info: &BootInfo) -> (u64, u64) {
     let free = frames().free_frames();
     let all = free - (free / 16).min(128 << 8);
-    let Some(option) = info.option("dom0_mem") else { return all };
-    let (mut n, mut min, mut max) = (all, 0, all);
+    let option = info.option("dom0_mem").unwrap_or("");
+    let (mut n, mut min, mut max) = (all, 0, u32::MAX.into());
     for part in option.split(',') {
         let (name, value) = part.split_once(':').unwrap_or(("", part));
         if let Some(pages) = size(value).map(|b| b >> 12) {
@@ -71,7 +72,8 @@ fn dom0_frames(info: &BootInfo) -> u64 {
             }
         }
     }
-    n.clamp(min.min(all), max.min(all).max(min.min(all)))
+    let (min, most) = (min.min(all), max.min(all));
+    (n.clamp(min, most.max(min)), max)
 }
 
 /// Vcpus for dom0, which gets one for each CPU: `dom0_max_vcpus=N` is how many, `MIN-MAX` (each may be left out) the
@@ -131,11 +133,13 @@ pub fn boot(started: Started) -> ! {
 
     let kernel = ModuleBytes::take(info, 0).unwrap_or_else(|| panic!("no dom0 kernel: give one as the first module"));
     let ramdisk = ModuleBytes::take(info, 1);
+    let (frames, max_frames) = dom0_frames(info);
     let built = dom0::build(&Plan {
         kernel: kernel.bytes(),
         cmdline: &info.modules[0].cmdline,
         ramdisk: ramdisk.as_ref().map(|r| r.bytes()),
-        frames: dom0_frames(info),
+        frames,
+        max_frames,
         vcpus: dom0_vcpus(info, cpus.len()),
         kept: run::KEPT.call_once(|| found.kept),
     });

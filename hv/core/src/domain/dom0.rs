@@ -13,7 +13,7 @@ use super::kernel::Kernel;
 use super::lifecycle::{Spec, create, make_vcpus, set_context, unpause_domain};
 use super::vcpu::pause;
 use super::Domain;
-use crate::emul::cpuid::{Kind, Policy, with_waiting_lfence};
+use crate::emul::cpuid::{Kind, Leaf, Policy, with_waiting_lfence};
 use crate::mm::{frames, with_rights};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -36,6 +36,8 @@ pub struct Plan<'a> {
     pub ramdisk: Option<&'a [u8]>,
     /// Frames it gets.
     pub frames: u64,
+    /// Frames it may have.
+    pub max_frames: u64,
     /// Vcpus it gets.
     pub vcpus: u32,
     /// Frames of devices that the hypervisor drives itself.
@@ -68,17 +70,26 @@ impl From<&'static str> for Error {
 
 type Result<T> = core::result::Result<T, &'static str>;
 
+fn cpuid(leaf: u32, subleaf: u32) -> Leaf {
+    let r = cpu::cpuid(leaf, subleaf);
+    Leaf { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+}
+
+fn arch_capabilities() -> u64 {
+    cpu::try_rdmsr(crate::emul::msr::ARCH_CAPABILITIES).unwrap_or(0)
+}
+
 /// The policy for a domain of this kind on this machine.
 pub fn policy(kind: Kind) -> Policy {
-    let host = |leaf, subleaf| {
-        let r = cpu::cpuid(leaf, subleaf);
-        crate::emul::cpuid::Leaf { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
-    };
-    let capabilities = cpu::try_rdmsr(crate::emul::msr::ARCH_CAPABILITIES).unwrap_or(0);
     match speculation::lfence_was_told_to_wait() {
-        true => Policy::new(with_waiting_lfence(host), capabilities, kind),
-        false => Policy::new(host, capabilities, kind),
+        true => Policy::new(with_waiting_lfence(cpuid), arch_capabilities(), kind),
+        false => Policy::new(cpuid, arch_capabilities(), kind),
     }
+}
+
+/// This machine's own.
+pub fn hardware() -> Policy {
+    Policy::hardware(&cpuid, arch_capabilities())
 }
 
 /// The domain's frames by pfn, while it is built.
@@ -174,7 +185,7 @@ pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
     for k in plan.kept {
         dom.rights.lock().keep_memory(k.clone()).map_err(|_| "no memory for dom0's rights")?;
     }
-    dom.memory.set_max(plan.frames);
+    dom.memory.set_max(plan.max_frames.max(plan.frames));
     if !dom.memory.charge(plan.frames) {
         return Err("dom0's memory limit".into());
     }

@@ -221,6 +221,7 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
     }
     if !dom.dying.swap(true, SeqCst) {
         dom.event_lock.lock().set_dying();
+        dom.memory.release_claim();
     }
     block_all(dom);
     if dom.vcpus().iter().any(|v| v.running_on.load(SeqCst) != u32::MAX) {
@@ -347,6 +348,11 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
         cx.cpu.dr[n] = if access_ok(GuestAddr(c.debugreg[n]), 8) { c.debugreg[n] } else { 0 };
     }
     cx.initialised = true;
+    // A toolstack may have cleared shared_info in the meantime, clocks and all (libxenguest does).
+    v.info.set_time(&run::time_info());
+    if v.id == 0 {
+        crate::time_of_day::publish(&dom.shared.page(), dom.time_offset.load(SeqCst));
+    }
     if c.flags & VGCF_ONLINE != 0 {
         v.unblock(pause::DOWN);
     }

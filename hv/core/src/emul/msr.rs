@@ -17,7 +17,8 @@ const PLATFORM_ID: u32 = 0x17;
 const APIC_BASE: u32 = 0x1b;
 const FEATURE_CONTROL: u32 = 0x3a;
 const UCODE_REV: u32 = 0x8b;
-const PLATFORM_INFO: u32 = 0xce;
+/// Whether CPUID can be made to fault, among others.
+pub const PLATFORM_INFO: u32 = 0xce;
 const MPERF: u32 = 0xe7;
 const APERF: u32 = 0xe8;
 /// What the processor says of its own flaws.

@@ -85,15 +85,22 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             return Err(Errno::EACCES.into());
         }
         XENMEM_CLAIM_PAGES => {
-            // A claim promises memory to a domain in advance. None is kept back here, so only giving a claim
-            // up, or one that needs nothing, succeeds.
             let r: MemoryReservation = guest_mem::read(arg)?;
-            if r.extent_start.0 != 0 || r.extent_order != 0 {
+            if r.extent_start.0 != 0 || r.extent_order != 0 || r.mem_flags != 0 {
                 return Err(Errno::EINVAL.into());
             }
             let d = find(r.domid).ok_or(Errno::EINVAL)?;
             access::control_only(cur.dom)?;
-            return if r.nr_extents <= d.memory.total() { Ok(0) } else { Err(Errno::ENOMEM.into()) };
+            if r.nr_extents == 0 {
+                d.memory.release_claim();
+                return Ok(0);
+            }
+            d.memory.claim(r.nr_extents, frames().free_frames().saturating_sub(RESERVE))?;
+            // Its destruction may have looked for a claim before.
+            if d.dying.load(SeqCst) {
+                d.memory.release_claim();
+            }
+            return Ok(0);
         }
         XENMEM_ACQUIRE_RESOURCE => return super::grant_table_op::acquire_resource(cur, arg),
         _ => Err(Errno::ENOSYS.into()),
@@ -158,10 +165,12 @@ fn increase(dom: &Arc<Domain>, r: &MemoryReservation, i: u64, populate: bool) ->
         return Err(Errno::EINVAL.into());
     }
     // The hypervisor's heap must always be able to grow.
-    if frames().free_frames() < n + RESERVE || !dom.memory.charge(n) {
+    let free = frames().free_frames().saturating_sub(RESERVE);
+    if free < n || !dom.memory.leaves_claims(n, free) || !dom.memory.charge(n) {
         return Err(Errno::ENOMEM.into());
     }
     let mfn = frames().populate(dom.id, r.extent_order, limit(r.mem_flags)).inspect_err(|_| dom.memory.credit(n))?;
+    dom.memory.use_claim(n);
     take_from_the_dying(dom, mfn, n)?;
     if populate {
         for k in 0..n {

@@ -144,6 +144,8 @@ fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
         nr::DM_OP => dm_op::dm_op(cur, a),
         // Performance counters are nobody's to use, as on Xen by default (its command line's `vpmu`).
         nr::XENPMU_OP => Err(Errno::EOPNOTSUPP.into()),
+        // A toolstack asks for a security policy: Xen is usually built without.
+        nr::XSM_OP => Err(Errno::ENOSYS.into()),
         _ => {
             guest_warn!("d{}v{}: unknown hypercall {n}", cur.dom.id, cur.vcpu.id);
             Err(Errno::ENOSYS.into())

@@ -1,17 +1,23 @@
 //! `sysctl`: looking at the machine and the hypervisor. Only the control domain may.
 
-use super::domctl::{domain_info, write_map};
+use super::domctl::{domain_info, policy, write_map};
 use crate::domain::{Current, next_from};
 use crate::error::{HcResult, Stop};
 use crate::mm::frames;
 use crate::sched::Policy as _;
-use crate::{access, console, run};
+use crate::{access, console, keys, run};
+use crate::irq::pci::Sbdf;
 use hv_machine::guest_mem;
 use hv_machine::x86_64::{clock, cpu, tlb};
 use shared_abi::errno::Errno;
+use shared_abi::physdev::PhysdevPciDevice;
 use shared_abi::sysctl::*;
 use shared_abi::{DomId, GuestAddr};
 
+/// Keys pressed in one call.
+const MAX_KEYS: u32 = 32;
+/// Devices looked up in one call.
+const MAX_DEVICES: u32 = 64;
 /// Domains listed in one call.
 const MAX_LIST: u32 = 1024;
 
@@ -23,16 +29,17 @@ pub fn sysctl(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     if op.interface_version != XEN_SYSCTL_INTERFACE_VERSION {
         return Err(Errno::EACCES.into());
     }
-    run_op(&mut op)?;
+    let done = run_op(&mut op)?;
     guest_mem::write(at, &op)?;
-    Ok(0)
+    Ok(done.map(|()| 0)?)
 }
 
 fn cpus() -> u32 {
     tlb::online().count_ones()
 }
 
-fn run_op(op: &mut Sysctl) -> Result<(), Stop> {
+/// Carries it out. An error in the result is told besides what was written.
+fn run_op(op: &mut Sysctl) -> Result<Result<(), Errno>, Stop> {
     match op.cmd {
         XEN_SYSCTL_READCONSOLE => {
             let mut r = op.readconsole();
@@ -118,7 +125,45 @@ fn run_op(op: &mut Sysctl) -> Result<(), Stop> {
         // Frequencies, cache shares: the processor's own affair.
         XEN_SYSCTL_GET_PMSTAT | XEN_SYSCTL_PSR_CMT_OP | XEN_SYSCTL_PSR_ALLOC => return Err(Errno::ENODEV.into()),
         XEN_SYSCTL_COVERAGE_OP => return Err(Errno::EOPNOTSUPP.into()),
+        XEN_SYSCTL_GET_CPU_FEATURESET => {
+            let mut f = op.cpu_featureset();
+            let done = policy::featureset(&mut f)?;
+            op.set_cpu_featureset(f);
+            return Ok(done);
+        }
+        XEN_SYSCTL_GET_CPU_POLICY => {
+            let mut p = op.cpu_policy();
+            policy::get_system(&mut p)?;
+            op.set_cpu_policy(p);
+        }
+        XEN_SYSCTL_PCITOPOINFO => {
+            let mut t = op.pcitopoinfo();
+            pci_nodes(&mut t)?;
+            op.set_pcitopoinfo(t);
+        }
+        XEN_SYSCTL_DEBUG_KEYS => {
+            let k = op.debug_keys();
+            for i in 0..k.nr_keys.min(MAX_KEYS) {
+                keys::press(guest_mem::read_at(k.keys, i.into())?);
+            }
+        }
         _ => return Err(Errno::ENOSYS.into()),
+    }
+    Ok(Ok(()))
+}
+
+/// The node of each of these devices: nobody told of any.
+fn pci_nodes(t: &mut SysctlPcitopoinfo) -> Result<(), Stop> {
+    if t.devs.0 == 0 || t.nodes.0 == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    // The caller asks for the rest.
+    t.num_devs = t.num_devs.min(MAX_DEVICES);
+    for i in 0..t.num_devs {
+        let dev: PhysdevPciDevice = guest_mem::read_at(t.devs, i.into())?;
+        let there = dev.seg == 0 && Sbdf { bus: dev.bus, devfn: dev.devfn }.read(0, 4) != !0;
+        let node = if there { XEN_INVALID_NODE_ID } else { XEN_INVALID_DEV };
+        guest_mem::write_at(t.nodes, i.into(), &node)?;
     }
     Ok(())
 }
@@ -139,6 +184,7 @@ fn physinfo() -> SysctlPhysinfo {
         capabilities: XEN_SYSCTL_PHYSCAP_PV | XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
         total_pages: total,
         free_pages: frames().free_frames(),
+        outstanding_pages: crate::mm::account::claimed(),
         max_mfn: frames().frames() - 1,
         hw_cap: [l1.edx, l1.ecx, e1.edx, e1.ecx, cpu::cpuid(0xd, 1).eax, l7.ebx, l7.ecx, cpu::cpuid(0x8000_0007, 0).edx],
         ..Default::default()

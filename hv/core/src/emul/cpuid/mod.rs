@@ -84,8 +84,12 @@ const BASIC_MAX: u32 = 0xd;
 const FEAT_MAX: u32 = 2;
 const EXTD_MAX_INTEL: u32 = 0x8000_0008;
 const EXTD_MAX_AMD: u32 = 0x8000_0021;
+/// Words of a set of features (cpufeatureset.h).
+pub const FEATURE_WORDS: usize = 19;
 /// Subleaves kept of leaf 4, cache parameters.
 const CACHES: usize = 6;
+/// Subleaves kept of leaf 0xb, topology.
+const TOPOLOGY: usize = 2;
 
 const ECX1_MONITOR: u32 = 1 << 3;
 const ECX1_OSXSAVE: u32 = 1 << 27;
@@ -111,6 +115,7 @@ pub struct Policy {
     arch_capabilities: u64,
     basic: [Leaf; BASIC_MAX as usize + 1],
     caches: [Leaf; CACHES],
+    topology: [Leaf; TOPOLOGY],
     feat: [Leaf; FEAT_MAX as usize + 1],
     xstate: xstate::Xstate,
     extd: [Leaf; (EXTD_MAX_AMD & 0xffff) as usize + 1],
@@ -125,20 +130,20 @@ fn vendor_of(leaf0: Leaf) -> Vendor {
 }
 
 impl Policy {
-    /// The default policy of a domain on the hardware whose CPUID is `host(leaf, subleaf)` and whose
+    /// The hardware's own leaves, as far as a policy has them. Its CPUID is `host(leaf, subleaf)`, its
     /// `IA32_ARCH_CAPABILITIES` is `arch_capabilities`, zero where there is none.
-    pub fn new(host: impl Fn(u32, u32) -> Leaf, arch_capabilities: u64, kind: Kind) -> Policy {
+    pub fn hardware(host: &impl Fn(u32, u32) -> Leaf, arch_capabilities: u64) -> Policy {
         let leaf0 = host(0, 0);
-        let flaws = flaws::Flaws::of(&host, arch_capabilities);
         let vendor = vendor_of(leaf0);
         let mut policy = Policy {
             vendor,
-            kind,
+            kind: Kind::HardwareDomain,
             monitor: (host(1, 0).ecx & ECX1_MONITOR != 0).then(|| host(5, 0)),
             mtrr: host(1, 0).edx & EDX1_MTRR != 0,
-            arch_capabilities: if kind == Kind::HardwareDomain { flaws.capabilities() } else { 0 },
+            arch_capabilities,
             basic: [Leaf::default(); _],
             caches: [Leaf::default(); _],
+            topology: [Leaf::default(); _],
             feat: [Leaf::default(); _],
             xstate: xstate::Xstate::default(),
             extd: [Leaf::default(); _],
@@ -147,7 +152,6 @@ impl Policy {
             policy.basic[leaf as usize] = host(leaf, 0);
         }
         policy.basic[0].eax = leaf0.eax.min(BASIC_MAX);
-        policy.basic[1] = flaws.hide(policy.basic[1]);
         if leaf0.eax >= 4 && vendor != Vendor::Amd {
             for (subleaf, cache) in policy.caches.iter_mut().enumerate() {
                 *cache = host(4, subleaf as u32);
@@ -155,6 +159,9 @@ impl Policy {
                     break;
                 }
             }
+        }
+        if leaf0.eax >= 0xb {
+            policy.topology = core::array::from_fn(|subleaf| host(0xb, subleaf as u32));
         }
         if leaf0.eax >= 7 {
             let max = host(7, 0).eax.min(FEAT_MAX);
@@ -171,7 +178,16 @@ impl Policy {
             }
             policy.extd[0].eax = extd_max.min(limit);
         }
-        policy.xstate = xstate::Xstate::read(&host, leaf0.eax);
+        policy.xstate = xstate::Xstate::read(host, leaf0.eax);
+        policy
+    }
+
+    /// The default policy of a domain on this [`hardware`](Policy::hardware).
+    pub fn new(host: impl Fn(u32, u32) -> Leaf, arch_capabilities: u64, kind: Kind) -> Policy {
+        let flaws = flaws::Flaws::of(&host, arch_capabilities);
+        let shown = if kind == Kind::HardwareDomain { flaws.capabilities() } else { 0 };
+        let mut policy = Policy { kind, ..Policy::hardware(&host, shown) };
+        policy.basic[1] = flaws.hide(policy.basic[1]);
         let itsc = policy.extd[7].edx & EDX7_ITSC;
         policy.mask_features();
         if kind == Kind::HardwareDomain {
@@ -211,6 +227,7 @@ impl Policy {
         for leaf in [4, 5, 6, 7, 8, 0xa, 0xb, 0xc, 0xd] {
             self.basic[leaf] = Leaf::default();
         }
+        self.topology = [Leaf::default(); _];
         self.extd[1].edx &= !COMMON_1D;
         self.extd[7] = Leaf { edx: self.extd[7].edx, ..Leaf::default() };
         self.extd[8].edx = 0;
@@ -265,6 +282,31 @@ impl Policy {
         (self.arch_capabilities != 0).then_some(self.arch_capabilities)
     }
 
+    /// The words of features, in the order of cpufeatureset.h.
+    pub fn featureset(&self) -> [u32; FEATURE_WORDS] {
+        [
+            self.basic[1].edx,
+            self.basic[1].ecx,
+            self.extd[1].edx,
+            self.extd[1].ecx,
+            self.xstate.stored(1).eax,
+            self.feat[0].ebx,
+            self.feat[0].ecx,
+            self.extd[7].edx,
+            self.extd[8].ebx,
+            self.feat[0].edx,
+            self.feat[1].eax,
+            self.extd[0x21].eax,
+            self.feat[1].ebx,
+            self.feat[2].edx,
+            self.feat[1].ecx,
+            self.feat[1].edx,
+            self.arch_capabilities as u32,
+            (self.arch_capabilities >> 32) as u32,
+            self.extd[0x21].ecx,
+        ]
+    }
+
     /// The features that the hypervisor itself must know of.
     pub fn features(&self) -> Features {
         Features::of(self)
@@ -282,6 +324,7 @@ impl Policy {
         match leaf {
             4 => self.caches.get(subleaf_index).copied().unwrap_or_default(),
             7 => self.feat.get(subleaf_index).copied().unwrap_or_default(),
+            0xb => self.topology.get(subleaf_index).copied().unwrap_or_default(),
             0xd => self.xstate.stored(subleaf),
             0..=BASIC_MAX => self.basic[leaf as usize],
             0x8000_0000..=EXTD_MAX_AMD => self.extd[(leaf & 0xffff) as usize],

@@ -1,7 +1,7 @@
 //! Policies as lists of leaves: how a toolstack reads and changes them
 //! (`XEN_DOMCTL_get_cpu_policy`, `XEN_DOMCTL_set_cpu_policy`).
 
-use super::{BASIC_MAX, CACHES, ECX1_HYPERVISOR, EDX7_ITSC, EXTD_MAX_AMD, FEAT_MAX, Leaf, Policy};
+use super::{BASIC_MAX, CACHES, ECX1_HYPERVISOR, EDX7_ITSC, EXTD_MAX_AMD, FEAT_MAX, Leaf, Policy, TOPOLOGY};
 
 /// The leaf and subleaf that make a list of leaves unacceptable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,23 +17,27 @@ const NO_SUBLEAF: u32 = u32::MAX;
 
 impl Policy {
     /// Every leaf of the policy with its subleaf, or `u32::MAX` where it has none, in ascending
-    /// order.
+    /// order. A toolstack makes a list of the same length of them again: the caches are all in it, and the two limits of a
+    /// hypervisor's leaves, which are not set.
     pub fn leaves(&self) -> impl Iterator<Item = (u32, u32, Leaf)> + '_ {
         let subleaves = |leaf: u32| match leaf {
             4 => 0..CACHES as u32,
             7 => 0..self.feat[0].eax + 1,
+            0xb => 0..TOPOLOGY as u32,
             0xd => 0..64,
             _ => NO_SUBLEAF..NO_SUBLEAF,
         };
         let basic = (0..=self.basic[0].eax).flat_map(move |leaf| {
-            let plain = (!matches!(leaf, 4 | 7 | 0xd)).then_some((leaf, NO_SUBLEAF));
+            let plain = (!matches!(leaf, 4 | 7 | 0xb | 0xd)).then_some((leaf, NO_SUBLEAF));
             plain.into_iter().chain(subleaves(leaf).map(move |subleaf| (leaf, subleaf)))
         });
         let extended = (0x8000_0000..=self.extd[0].eax).map(|leaf| (leaf, NO_SUBLEAF));
         let empty = |leaf: u32, subleaf: u32, out: &Leaf| {
-            matches!((leaf, subleaf), (4, 1..) | (0xd, 2..)) && *out == Leaf::default()
+            matches!((leaf, subleaf), (0xd, 2..)) && *out == Leaf::default()
         };
+        let limits = [0x4000_0000, 0x4000_0100].map(|leaf| (leaf, NO_SUBLEAF));
         basic
+            .chain(limits)
             .chain(extended)
             .map(|(leaf, subleaf)| (leaf, subleaf, self.stored(leaf, subleaf)))
             .filter(move |(leaf, subleaf, out)| !empty(*leaf, *subleaf, out))

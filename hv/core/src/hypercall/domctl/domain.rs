@@ -3,16 +3,13 @@
 use crate::domain::lifecycle::{self, Spec};
 use crate::domain::grants::Limits;
 use crate::domain::{Current, Domain, dom0, find, vcpu::pause};
-use crate::emul::cpuid::{Kind, Leaf};
+use crate::emul::cpuid::Kind;
 use crate::error::Stop;
 use crate::mm;
 use crate::time_of_day;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use hv_machine::guest_mem;
-use hv_machine::heap::try_arc;
 use hv_machine::x86_64::clock;
-use shared_abi::arch_x86::CpuidLeaf;
 use shared_abi::domctl::*;
 use shared_abi::errno::Errno;
 use shared_abi::{DomId, Gfn, Mfn};
@@ -122,6 +119,7 @@ pub fn info(d: &Domain) -> DomctlGetdomaininfo {
         flags,
         tot_pages: d.memory.total(),
         max_pages: d.memory.max(),
+        outstanding_pages: d.memory.claimed(),
         shared_info_frame: Gfn(d.shared.mfn().0),
         cpu_time: d.vcpus().iter().map(|v| crate::run::cpu_time(v)).sum(),
         nr_online_vcpus: online.count() as u32,
@@ -163,55 +161,4 @@ pub(super) fn tsc_info() -> DomctlTscInfo {
         elapsed_nsec: clock::now(),
         ..Default::default()
     }
-}
-
-/// Most CPUID leaves that a toolstack passes.
-const MAX_LEAVES: u32 = 512;
-
-pub(super) fn get_policy(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
-    let mut p = op.cpu_policy();
-    let policy = d.policy.lock().clone();
-    let mut n = 0;
-    for (leaf, subleaf, l) in policy.leaves() {
-        if n >= p.nr_leaves {
-            return Err(Errno::ENOBUFS.into());
-        }
-        let out = CpuidLeaf { leaf, subleaf, a: l.eax, b: l.ebx, c: l.ecx, d: l.edx };
-        guest_mem::write_at(p.leaves, n.into(), &out)?;
-        n += 1;
-    }
-    p.nr_leaves = n;
-    p.nr_msrs = 0;
-    op.set_cpu_policy(p);
-    Ok(())
-}
-
-pub(super) fn set_policy(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
-    let mut p = op.cpu_policy();
-    if p.nr_leaves > MAX_LEAVES {
-        return Err(Errno::E2BIG.into());
-    }
-    let mut leaves = alloc::vec::Vec::new();
-    leaves.try_reserve_exact(p.nr_leaves as usize).map_err(|_| Errno::ENOMEM)?;
-    for i in 0..p.nr_leaves {
-        let l: CpuidLeaf = guest_mem::read_at(p.leaves, i.into())?;
-        leaves.push((l.leaf, l.subleaf, Leaf { eax: l.a, ebx: l.b, ecx: l.c, edx: l.d }));
-    }
-    let now = d.policy.lock().clone();
-    match now.updated(&dom0::policy(Kind::HardwareDomain), leaves) {
-        Ok(new) => {
-            let new = try_arc(new)?;
-            *d.policy.lock() = new;
-        }
-        Err(bad) => {
-            p.err_leaf = bad.leaf;
-            p.err_subleaf = bad.subleaf;
-            p.err_msr = u32::MAX;
-            op.set_cpu_policy(p);
-            return Err(Errno::EINVAL.into());
-        }
-    }
-    (p.err_leaf, p.err_subleaf, p.err_msr) = (u32::MAX, u32::MAX, u32::MAX);
-    op.set_cpu_policy(p);
-    Ok(())
 }

@@ -4,9 +4,11 @@
 //! | --- | --- |
 //! | `domain` | a domain as a whole: create, destroy, pause, look at |
 //! | `vcpu` | registers, affinity, scheduling |
+//! | `policy` | what it sees of the processor |
 //! | `resources` | memory limits, frames, hardware |
 
 mod domain;
+pub(super) mod policy;
 mod resources;
 mod vcpu;
 
@@ -114,8 +116,8 @@ fn run(cur: &mut Current<'_>, d: &Arc<Domain>, op: &mut Domctl) -> Result<Reply,
             crate::run::VIRQ_HANDLERS.set(op.set_virq_handler().virq, d.id)?;
             Ok(None)
         }
-        XEN_DOMCTL_GET_CPU_POLICY => domain::get_policy(d, op).map(|()| Write),
-        XEN_DOMCTL_SET_CPU_POLICY => domain::set_policy(d, op).map(|()| Write),
+        XEN_DOMCTL_GET_CPU_POLICY => policy::get(d, op).map(|()| Write),
+        XEN_DOMCTL_SET_CPU_POLICY => policy::set(d, op).map(|()| Write),
 
         XEN_DOMCTL_MAX_VCPUS => vcpu::make(cur, d, op.max_vcpus().max).map(|()| None),
         XEN_DOMCTL_SETVCPUCONTEXT => vcpu::set_context(cur, d, op.vcpucontext()).map(|()| None),

@@ -6,6 +6,7 @@ use crate::raw::{buffer, call, fill, nr, set};
 /// Every question about them.
 pub fn ask() {
     reservations();
+    claims();
     places();
     // Not those of shared, paged-out and populate-on-demand memory, which HVM guests have.
     for operation in (0..32).filter(|operation| !(16..=21).contains(operation)) {
@@ -21,6 +22,35 @@ pub fn ask() {
 }
 
 const OUT: usize = 64;
+
+/// `XENMEM_claim_pages` of the control domain itself, which has some of the machine's memory.
+fn claims() {
+    let claim = |pages: u64, order: u64, flags: u64, list: u64| {
+        fill(&[list, pages, order | flags << 32, 0]);
+        call(nr::MEMORY_OP, [24, buffer(0), 0, 0, 0])
+    };
+    let has = {
+        fill(&[0]);
+        call(nr::MEMORY_OP, [3, buffer(0), 0, 0, 0]).cast_unsigned()
+    };
+    for (name, pages, order, flags, list) in [
+        ("none", 0u64, 0u64, 0u64, 0u64),
+        ("with an order", 1, 1, 0, 0),
+        ("with flags", 1, 0, 1, 0),
+        ("with a list", 1, 0, 0, buffer(OUT) as u64),
+        ("fewer than there are", has - 1, 0, 0, 0),
+        ("as many as there are", has, 0, 0, 0),
+        ("more than the machine has", 1 << 30, 0, 0, 0),
+        ("more than a domain may have", 1 << 32, 0, 0, 0),
+        ("one more", has + 1, 0, 0, 0),
+        ("another", has + 2, 0, 0, 0),
+        ("given up", 0, 0, 0, 0),
+        ("two more", has + 2, 0, 0, 0),
+        ("given up again", 0, 0, 0, 0),
+    ] {
+        answer(format_args!("memory_op: claim, {name}"), claim(pages, order, flags, list));
+    }
+}
 
 /// xen_memory_reservation: extent_start, nr_extents, extent_order, mem_flags, domid.
 fn reservations() {
