@@ -316,7 +316,7 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     cx.arm_system_calls(dom);
     mm::load_gdt(cx);
     mm::load_ldt(cx);
-    mm::load_root(if cx.cpu.kernel_mode() { cx.cpu.kernel_root() } else { cx.user_root.as_ref() });
+    mm::load_root(if cx.cpu.kernel_mode() { cx.cpu.kernel_root() } else { cx.cpu.user_root() });
     let whole = cx.cpu.switch_in();
     cpu::set_ts(cx.task_switched);
     cpu::set_guest_cr4(cx.cr4);

@@ -89,11 +89,11 @@ struct Block {
 const _: () = assert!((core::mem::offset_of!(Block, regs) + size_of::<Regs>()) % 16 == 0);
 const _: () = assert!(core::mem::offset_of!(Block, mode) == core::mem::offset_of!(Block, regs) + size_of::<Regs>());
 
-/// Whether a vcpu is in kernel or user mode, and what takes it from user to kernel mode on a system call without
-/// the run loop: read and changed by asm/syscall.s, which says what it needs of each.
+/// Whether a vcpu is in kernel or user mode, and what takes it to the other on a system call and back without the run
+/// loop: read and changed by asm/syscall.s, which says what it needs of each.
 #[repr(C)]
 struct Mode {
-    /// The kernel's entry, canonical; zero: the run loop is to bounce system calls.
+    /// The kernel's entry, canonical; zero: the run loop is to see to all changes of mode.
     entry: u64,
     /// Where the frame goes: 56 bytes outside the hypervisor's range, 8 bytes below a 16-byte border.
     frame: u64,
@@ -107,7 +107,9 @@ struct Mode {
     /// 1: kernel mode, 0: user mode.
     kernel: u64,
     /// For asm/syscall.s.
-    saved: [u64; 4],
+    saved: [u64; 6],
+    /// CR3 of user mode. Always that of `VcpuState::user_root`; zero while there is none.
+    user_cr3: u64,
 }
 
 /// Where a system call enters a guest's kernel whose events it masks.
@@ -146,6 +148,8 @@ pub struct VcpuState {
     pub gs_base: u64,
     /// Root table of kernel mode.
     kernel_root: Option<Frame<'static, L4>>,
+    /// Root table of user mode.
+    user_root: Option<Frame<'static, L4>>,
     /// DR0 to DR3, DR6, DR7.
     pub dr: [u64; 6],
 }
@@ -178,7 +182,8 @@ impl VcpuState {
                     pending: None,
                     mask: None,
                     kernel: 1,
-                    saved: [0; 4],
+                    saved: [0; 6],
+                    user_cr3: 0,
                 },
             },
             fpu: FpuState::new()?,
@@ -186,6 +191,7 @@ impl VcpuState {
             fs_base: 0,
             gs_base: 0,
             kernel_root: None,
+            user_root: None,
             dr: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
         })
     }
@@ -307,8 +313,19 @@ impl VcpuState {
         core::mem::replace(&mut self.kernel_root, root)
     }
 
-    /// Has system calls of user mode enter the kernel at once (asm/syscall.s), where they can; `None`: has them come out of
-    /// [`VcpuState::enter`].
+    /// Root table of user mode.
+    #[inline(always)]
+    pub fn user_root(&self) -> Option<&Frame<'static, L4>> {
+        self.user_root.as_ref()
+    }
+    /// Another root table for user mode, or none; the one before.
+    pub fn replace_user_root(&mut self, root: Option<Frame<'static, L4>>) -> Option<Frame<'static, L4>> {
+        self.block.mode.user_cr3 = root.as_ref().map_or(0, |root| root.mfn().address());
+        core::mem::replace(&mut self.user_root, root)
+    }
+
+    /// Has system calls of user mode enter the kernel at once, and its `iret` go back (asm/syscall.s), where they can;
+    /// `None`: has both come out of [`VcpuState::enter`].
     pub fn set_syscall_entry(&mut self, entry: Option<SyscallEntry>) {
         let mode = &mut self.block.mode;
         mode.entry = 0;

@@ -89,10 +89,8 @@ impl Bench {
 
     fn run(&self, name: &str, options: Options<'_>) -> Result<Told> {
         let step = Step::new(&format!("measuring Linux, {name}"));
-        // before version 9.1 QEMU's iret of ring 3 has its stack refused by SMAP
-        let cpu = format!("{COUNTING_CPU},-smap");
         let counted = paths::logs()?.join(format!("bench-linux-{name}.mix"));
-        let mut options = super::counting(Options { cpu: &cpu, ..options });
+        let mut options = super::counting(Options { cpu: COUNTING_CPU, ..options });
         let plugin = format!("{},out={}", self.plugin.display(), counted.display());
         options.more.extend(["-plugin", &plugin, "-seed", "1"].map(String::from));
         let mut machine = super::start(options, &format!("bench-linux-{name}"))?;

@@ -29,7 +29,7 @@ impl Current<'_> {
     /// Goes to guest user mode. False: the guest has no root table for it.
     #[must_use]
     pub fn to_user_mode(&mut self) -> bool {
-        if self.cx.user_root.is_none() {
+        if self.cx.cpu.user_root().is_none() {
             return false;
         }
         if self.cx.cpu.kernel_mode() {
@@ -43,7 +43,7 @@ impl Current<'_> {
     /// Loads the root table of the mode the vcpu is in (the idle root when it has none: the guest then
     /// faults at once).
     pub fn load_root(&mut self) {
-        let root = if self.cx.cpu.kernel_mode() { self.cx.cpu.kernel_root() } else { self.cx.user_root.as_ref() };
+        let root = if self.cx.cpu.kernel_mode() { self.cx.cpu.kernel_root() } else { self.cx.cpu.user_root() };
         mm::load_root(root);
     }
 

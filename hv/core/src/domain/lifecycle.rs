@@ -236,7 +236,7 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
     for v in dom.vcpus() {
         let mut cx = v.context.lock();
         let cx = &mut *cx;
-        for root in [cx.cpu.replace_kernel_root(None), cx.user_root.take()].into_iter().flatten() {
+        for root in [cx.cpu.replace_kernel_root(None), cx.cpu.replace_user_root(None)].into_iter().flatten() {
             // Its tables go first: what they map is then in no use, and goes without a look at each. One that
             // is not pinned goes by itself.
             let _ = frames().unpin(root.mfn(), dom.id, work);
@@ -309,7 +309,7 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
     let n = (c.gdt_ents as usize).div_ceil(512);
     mm::set_gdt(dom, cx, &c.gdt_frames[..n], c.gdt_ents as u32)?;
     let _ = cx.cpu.replace_kernel_root(Some(kernel));
-    cx.user_root = user;
+    let _ = cx.cpu.replace_user_root(user);
     if c.ldt_ents > 0 {
         mm::set_ldt(dom, cx, c.ldt_base, c.ldt_ents as u32)?;
     }

@@ -3,7 +3,6 @@
 
 use super::Domain;
 use super::info::Info;
-use crate::mm::Root;
 use crate::sched::CpuSet;
 use crate::time::{Runstate, VcpuTimer};
 use alloc::boxed::Box;
@@ -116,8 +115,6 @@ pub struct Context {
     pub kernel_ss: u64,
     /// As above.
     pub kernel_sp: u64,
-    /// Root table of user mode.
-    pub user_root: Option<Root>,
     /// Descriptor frames, held as such.
     pub gdt: ArrayVec<crate::mm::DescFrame, 14>,
     /// Entries of the descriptor table.
@@ -164,7 +161,6 @@ impl Context {
             nmi: 0,
             kernel_ss: 0,
             kernel_sp: 0,
-            user_root: None,
             gdt: ArrayVec::new(),
             gdt_entries: 0,
             ldt: ArrayVec::new(),
@@ -183,13 +179,14 @@ impl Context {
 
     /// The root table of the mode the vcpu is in.
     pub fn root(&self) -> Option<Mfn> {
-        if self.cpu.kernel_mode() { self.cpu.kernel_root() } else { self.user_root.as_ref() }.map(Root::mfn)
+        if self.cpu.kernel_mode() { self.cpu.kernel_root() } else { self.cpu.user_root() }.map(|r| r.mfn())
     }
 
-    /// Has system calls of user mode enter the kernel without the run loop where that comes to the same. To be
-    /// called after any of what decides it has changed.
+    /// Has system calls of user mode enter the kernel, and its `iret` go back, without the run loop where that comes to
+    /// the same. To be called after any of what decides it has changed.
     pub fn arm_system_calls(&mut self, dom: &Domain) {
-        let here = self.syscall.mask_events && self.syscall.address != 0 && !dom.architectural_iopl();
+        let callback = self.syscall.mask_events && self.syscall.address != 0;
+        let here = callback && !dom.architectural_iopl() && !self.nmi_masked;
         self.cpu.set_syscall_entry(here.then(|| SyscallEntry {
             address: self.syscall.address,
             stack: self.kernel_sp,

@@ -7,6 +7,7 @@ use shared_abi::GuestAddr;
 use shared_abi::arch_x86::{IretContext, VGCF_IN_SYSCALL};
 
 const IF: u64 = 0x200;
+const IOPL: u64 = 0x3000;
 
 /// Loads the frame on the kernel's stack (xen-x86_64.h `iret_context`).
 #[inline(always)]
@@ -19,7 +20,10 @@ pub fn iret(cur: &mut Current<'_>) -> HcResult {
     if cur.dom.architectural_iopl() {
         cur.cx.iopl = (f.rflags >> 12 & 3) as u8;
     }
-    cur.cx.nmi_masked = false;
+    if cur.cx.nmi_masked {
+        cur.cx.nmi_masked = false;
+        cur.cx.arm_system_calls(cur.dom);
+    }
     let r = cur.cx.cpu.regs_mut();
     r.rip = f.rip;
     // Entering forces ring 3.
@@ -27,10 +31,8 @@ pub fn iret(cur: &mut Current<'_>) -> HcResult {
     r.rflags = f.rflags;
     r.rsp = f.rsp;
     r.ss = f.ss & 0xffff;
-    if f.flags & VGCF_IN_SYSCALL == 0 {
-        r.r11 = f.r11;
-        r.rcx = f.rcx;
-    }
+    // In the other case they are as after `sysret`.
+    (r.rcx, r.r11) = if f.flags & VGCF_IN_SYSCALL == 0 { (f.rcx, f.r11) } else { (f.rip, f.rflags & !IOPL | IF) };
     r.changed();
     cur.cx.info.set_mask(f.rflags & IF == 0);
     Ok(f.rax)

@@ -6,7 +6,7 @@ use crate::domain::{Current, Domain};
 use crate::error::{HcResult, Stop};
 use crate::mm::{frames, typed, with_rights};
 use alloc::sync::Arc;
-use hv_machine::frame::{Store, Work};
+use hv_machine::frame::{Rights, Store, Work};
 use hv_machine::guest_mem;
 use shared_abi::errno::Errno;
 use shared_abi::xen::*;
@@ -90,16 +90,22 @@ pub(super) fn frames_of(dom: &Arc<Domain>, id: u16) -> Result<DomId, Errno> {
 /// `mmu_update(requests, count, pdone, foreigndom)`.
 pub fn mmu_update(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let batch = Batch::new(a)?;
+    let frames = frames();
     cur.cx.work.refill(Work::BUDGET);
-    frames().settle(&mut cur.cx.work)?;
+    frames.settle(&mut cur.cx.work)?;
     let of = frames_of(cur.dom, a[3] as u16)?;
+    let target;
     // Bits 16 to 31: whose tables, plus one; zero is the caller.
     let tables = match a[3] as u32 >> 16 {
-        0 => cur.dom.clone(),
+        0 => cur.dom,
         id if id == u32::from(DomId::SELF.0) + 1 => return Err(Errno::ESRCH.into()),
-        id => access::target(cur.dom, DomId((id - 1) as u16))?,
+        id => {
+            target = access::target(cur.dom, DomId((id - 1) as u16))?;
+            &target
+        }
     };
-    batch.run(cur, a, |cur, u: MmuUpdate| {
+    let mut held = None;
+    let mut one = |cur: &mut Current<'_>, u: MmuUpdate, rights: &Rights<'_>| -> Result<(), Stop> {
         let mfn = Mfn(u.ptr >> 12);
         let offset = (u.ptr & 0xff8) as usize;
         let store = match u.ptr & 7 {
@@ -109,13 +115,18 @@ pub fn mmu_update(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 if tables.id != cur.dom.id {
                     return Err(Errno::EPERM.into());
                 }
-                let held = typed(frames().get(mfn, of))?;
-                frames().m2p_set(held.mfn(), u.val);
+                let frame = typed(frames.get(mfn, of))?;
+                frames.m2p_set(frame.mfn(), u.val);
                 return Ok(());
             }
             _ => return Err(Errno::ENOSYS.into()),
         };
-        with_rights(&tables, of, |r| frames().mmu_update(mfn, offset, u.val, store, r, &mut cur.cx.work))?;
+        frames.mmu_update(mfn, offset, u.val, store, rights, &mut held, &mut cur.cx.work)?;
         Ok(())
-    })
+    };
+    let result = with_rights(tables, of, |rights| batch.run(cur, a, |cur, u| one(cur, u, rights)));
+    if let Some(table) = held {
+        table.release(&mut cur.cx.work);
+    }
+    result
 }

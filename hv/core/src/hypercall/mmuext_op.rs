@@ -51,7 +51,7 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
                 mfn => Some(with_rights(cur.dom, of, |r| frames().get_root(mfn, r, &mut cur.cx.work))?),
             };
             // The kernel's table is what CR3 holds: the old user table is in no CPU.
-            if let Some(old) = core::mem::replace(&mut cur.cx.user_root, new) {
+            if let Some(old) = cur.cx.cpu.replace_user_root(new) {
                 old.release(&mut cur.cx.work);
             }
         }

@@ -54,6 +54,11 @@ pub fn dispatch(cur: &mut Current<'_>) {
             let (va, entry, flags) = (r.rdi, r.rsi, r.rdx);
             update_va_mapping::update(cur, va, entry, flags, cur.dom.id)
         }
+        nr::MMU_UPDATE => {
+            let mut args = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+            let result = mmu_update::mmu_update(cur, &mut args);
+            return finish(cur, result, |r| (r.rdi, r.rsi) = (args[0], args[1]));
+        }
         nr::GRANT_TABLE_OP => {
             let mut rest = Rest { list: r.rsi, count: r.rdx };
             let result = grant_table_op::operate(cur, r.rdi as u32, &mut rest);

@@ -56,6 +56,11 @@ struct Entry {
 /// Gives the guest an exception, through its trap table.
 #[inline(never)]
 pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> Result<(), CannotEnter> {
+    give(cur, vector, error_code)
+}
+
+#[inline(always)]
+fn give(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> Result<(), CannotEnter> {
     let t = cur.cx.traps[usize::from(vector)];
     if t.address == 0 {
         return Err(CannotEnter::Exception);
@@ -63,12 +68,13 @@ pub fn exception(cur: &mut Current<'_>, vector: u8, error_code: Option<u32>) -> 
     enter(cur, Entry { rip: t.address, mask_events: t.masks_events(), error_code })
 }
 
-/// Gives the guest a page fault: the address goes into vcpu_info's arch.cr2.
+/// Gives the guest a page fault, the commonest exception: the address goes into vcpu_info's arch.cr2.
+#[inline(never)]
 pub fn page_fault(cur: &mut Current<'_>, cr2: u64, error_code: u32) -> Result<(), CannotEnter> {
     cur.cx.info.set_cr2(cr2);
     // A PV kernel runs in ring 3, but expects its own faults to look like a kernel's.
     let code = if cur.cx.cpu.kernel_mode() { error_code & !4 } else { error_code | 4 };
-    exception(cur, 14, Some(code))
+    give(cur, 14, Some(code))
 }
 
 /// A system call from user mode.
@@ -94,6 +100,7 @@ pub fn upcall(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
 pub fn nmi(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     let rip = cur.cx.nmi;
     cur.cx.nmi_masked = true;
+    cur.cx.arm_system_calls(cur.dom);
     enter(cur, Entry { rip, mask_events: false, error_code: None })
 }
 

@@ -9,22 +9,37 @@ use crate::hypercall::{cpu_state, mmuext_op};
 use crate::irq::pci;
 use crate::mm::{frames, with_rights};
 use alloc::sync::Arc;
+use core::cell::OnceCell;
 use core::sync::atomic::Ordering::Relaxed;
-use hv_machine::frame::{Store, Work};
+use hv_machine::frame::{Store, Table, Work};
 use hv_machine::guest_mem;
 use hv_machine::x86_64::{clock, cpu, port};
-use shared_abi::{GuestAddr, Mfn, pte};
+use shared_abi::{GuestAddr, Mfn};
 
 /// The running vcpu, stopped at a fault.
 pub struct GuestCpu<'a, 'b> {
     cur: &'a mut Current<'b>,
-    policy: Arc<Policy>,
+    /// Taken when it is asked for: few instructions do.
+    policy: OnceCell<Arc<Policy>>,
+    /// The page table that the fault's address is mapped onto.
+    table: Option<Table<'static>>,
 }
 
 impl<'a, 'b> GuestCpu<'a, 'b> {
     pub fn new(cur: &'a mut Current<'b>) -> Self {
-        let policy = cur.dom.policy.lock().clone();
-        GuestCpu { cur, policy }
+        GuestCpu { cur, policy: OnceCell::new(), table: None }
+    }
+
+    /// Stopped at a write to the L1 `table`.
+    pub fn at_table(cur: &'a mut Current<'b>, table: Table<'static>) -> Self {
+        GuestCpu { table: Some(table), ..Self::new(cur) }
+    }
+
+    /// Gives the table back.
+    pub fn release_table(self) {
+        if let Some(table) = self.table {
+            table.release(&mut self.cur.cx.work);
+        }
     }
 
     /// Page-fault error code of a failed access of the guest's: not present as far as we can say, by the
@@ -139,21 +154,13 @@ impl Cpu for GuestCpu<'_, '_> {
         if frames().settle(&mut cx.work).is_err() {
             return Err(PtWriteError::Busy);
         }
-        let root = cx.cpu.kernel_root().ok_or(PtWriteError::Refused)?;
-        let (mapping, slot) =
-            frames().find_l1(root, self.cur.dom.id, w.address).ok_or(PtWriteError::Refused)?;
-        let entry = mapping.view().load_u64(slot * 8);
-        mapping.release(&mut cx.work);
-        let table = frames()
-            .get_table(pte::mfn(entry), self.cur.dom.id)
-            .filter(|t| t.level() == 1)
-            .ok_or(PtWriteError::Refused)?;
+        // It is in the page whose fault this is (`page_table_write`).
+        let table = self.table.as_ref().ok_or(PtWriteError::Refused)?;
         let store = w.expected.map_or(Store::Set, Store::IfIs);
         let index = (w.address & 0xfff) as usize / 8;
         let done = with_rights(self.cur.dom, self.cur.dom.id, |r| {
-            frames().update_entry(&table, index, w.new, store, r, &mut cx.work)
+            frames().update_entry(table, index, w.new, store, r, &mut cx.work)
         });
-        table.release(&mut cx.work);
         match done {
             Ok(old) if w.expected.is_none_or(|e| e == old) => Ok(()),
             Ok(_) => Err(PtWriteError::Mismatch),
@@ -233,7 +240,7 @@ impl Cpu for GuestCpu<'_, '_> {
     }
 
     fn policy(&self) -> &Policy {
-        &self.policy
+        self.policy.get_or_init(|| self.cur.dom.policy.lock().clone())
     }
     fn cpuid_view(&self) -> View {
         let (mul, shift) = clock::guest_scale();

@@ -5,7 +5,7 @@ use super::emulate::GuestCpu;
 use crate::domain::Current;
 use crate::emul;
 use crate::mm::frames;
-use hv_machine::frame::Type;
+use hv_machine::frame::Table;
 use hv_machine::guest_mem::access_ok;
 use hv_machine::x86_64::cpu;
 use shared_abi::{GuestAddr, pte};
@@ -18,8 +18,13 @@ const RESERVED: u32 = 8;
 pub fn handle(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     let address = cpu::read_cr2();
     let error = cur.cx.cpu.regs().error_code;
-    if cur.cx.cpu.kernel_mode() && error & (PRESENT | WRITE | RESERVED) == PRESENT | WRITE && is_page_table(cur, address) {
-        let out = emul::page_table_write(&mut GuestCpu::new(cur), address);
+    if cur.cx.cpu.kernel_mode()
+        && error & (PRESENT | WRITE | RESERVED) == PRESENT | WRITE
+        && let Some(table) = page_table(cur, address)
+    {
+        let mut cpu = GuestCpu::at_table(cur, table);
+        let out = emul::page_table_write(&mut cpu, address);
+        cpu.release_table();
         if out == emul::Outcome::Unhandled {
             return bounce::page_fault(cur, address, error);
         }
@@ -30,11 +35,14 @@ pub fn handle(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     bounce::page_fault(cur, address, error)
 }
 
-/// Whether `address` is mapped read-only onto an L1 table of the guest's own.
-fn is_page_table(cur: &Current<'_>, address: u64) -> bool {
-    let Some(root) = cur.cx.cpu.kernel_root() else { return false };
-    let Some((table, index)) = frames().find_l1(root, cur.dom.id, address) else { return false };
+/// The L1 table of the guest's own onto which `address` is mapped read-only.
+fn page_table(cur: &mut Current<'_>, address: u64) -> Option<Table<'static>> {
+    let root = cur.cx.cpu.kernel_root()?;
+    let (table, index) = frames().find_l1(root, cur.dom.id, address)?;
     let entry = table.view().load_u64(index * 8);
-    entry & (pte::PRESENT | pte::RW) == pte::PRESENT
-        && frames().word(pte::mfn(entry)).is_some_and(|w| w.owner() == cur.dom.id && w.ty() == Type::L1 && w.types() > 0)
+    table.release(&mut cur.cx.work);
+    if entry & (pte::PRESENT | pte::RW) != pte::PRESENT {
+        return None;
+    }
+    frames().get_l1(pte::mfn(entry), cur.dom.id)
 }

@@ -151,11 +151,13 @@ impl FrameTable {
         rights: &Rights<'_>,
         work: &mut Work<'_>,
     ) -> Option<u64> {
-        if matches!(store, Store::IfIs(_)) {
-            return None;
-        }
         let slot = self.ram().entry(table, index);
         let old = slot.load(Acquire);
+        if let Store::IfIs(expected) = store
+            && old != expected
+        {
+            return Some(old);
+        }
         let both = old & new & pte::PRESENT != 0;
         let keep = if store == Store::PreserveAd { old & (pte::ACCESSED | pte::DIRTY) } else { 0 };
         if new & pte::PRESENT == 0 {
@@ -274,28 +276,38 @@ impl FrameTable {
 
     /// `mmu_update` of one entry or word: `MMU_NORMAL_PT_UPDATE`, `MMU_PT_UPDATE_PRESERVE_AD`. `offset` is
     /// the byte within the frame, a multiple of 8. A frame that is no page table is written as data.
+    ///
+    /// `held` is the table of `rights.tables` that was updated before, and this one's afterwards: most updates of a list
+    /// are of one table. The caller releases it at the end.
     #[inline]
-    pub fn mmu_update(
-        &self,
+    #[allow(clippy::too_many_arguments)]
+    pub fn mmu_update<'t>(
+        &'t self,
         mfn: Mfn,
         offset: usize,
         value: u64,
         store: Store,
         rights: &Rights<'_>,
+        held: &mut Option<Table<'t>>,
         work: &mut Work<'_>,
     ) -> Progress<()> {
         if offset >= 4096 || !offset.is_multiple_of(8) {
             return Err(EINVAL);
         }
-        let Some(entry) = self.named(mfn) else { return Err(EINVAL) };
-        let level = entry.acquire_table(rights.tables);
-        if level == 0 {
-            return self.write_data(mfn, offset, value, rights, work);
-        }
-        let number = mfn.0 as u32;
-        let done = self.update(number, level, offset / 8, value, store, rights, work);
-        self.put_type(number, work);
-        done.map(drop)
+        let table = match held {
+            Some(table) if u64::from(table.number()) == mfn.0 => table,
+            _ => {
+                if let Some(before) = held.take() {
+                    before.release(work);
+                }
+                let level = self.named(mfn).ok_or(EINVAL)?.acquire_table(rights.tables);
+                if level == 0 {
+                    return self.write_data(mfn, offset, value, rights, work);
+                }
+                held.insert(Table::adopt(self, mfn.0 as u32, level))
+            }
+        };
+        self.update(table.number(), table.level(), offset / 8, value, store, rights, work).map(drop)
     }
 
     #[inline(never)]

@@ -207,6 +207,13 @@ impl FrameTable {
         (level != 0).then(|| Table::adopt(self, mfn.0 as u32, level))
     }
 
+    /// The same of level 1 alone.
+    #[inline]
+    pub fn get_l1(&self, mfn: Mfn, owner: DomId) -> Option<Table<'_>> {
+        let held = self.named(mfn)?.acquire_ready(owner, Type::L1);
+        held.then(|| Table::adopt(self, mfn.0 as u32, 1))
+    }
+
     /// Counts a reference and a use as `want` of a frame of `owner`'s, making it that if it can be.
     #[inline]
     pub(super) fn take(

@@ -98,7 +98,7 @@ fn fill(cx: &Context, v: &Vcpu, d: &Domain, c: &mut VcpuGuestContext) {
     c.kernel_ss = cx.kernel_ss;
     c.kernel_sp = cx.kernel_sp;
     c.ctrlreg[0] = hv_machine::x86_64::cpu::read_cr0() & !8 | if cx.task_switched { 8 } else { 0 };
-    c.ctrlreg[1] = cx.user_root.as_ref().map_or(0, |r| r.mfn().address() | 1);
+    c.ctrlreg[1] = cx.cpu.user_root().map_or(0, |r| r.mfn().address() | 1);
     c.ctrlreg[2] = v.info.cr2();
     c.ctrlreg[3] = cx.cpu.kernel_root().map_or(0, |r| r.mfn().address());
     c.ctrlreg[4] = cx.cr4;

@@ -76,12 +76,12 @@ fn xsa_212_indices_and_frames_are_bounded() {
     }
     tab.release(&mut work);
     for offset in [4096, 4104, 1, 12, usize::MAX & !7] {
-        let result = table.mmu_update(l1, offset, 0, Store::Set, &rights, &mut work);
+        let result = table.mmu_update(l1, offset, 0, Store::Set, &rights, &mut None, &mut work);
         assert_eq!(result, Err(EINVAL), "{offset}");
     }
     for mfn in [64, 65, 1 << 32, (1 << 40) - 1, u64::MAX >> 12, u64::MAX] {
         let named = Mfn(mfn);
-        assert_eq!(table.mmu_update(named, 0, 0, Store::Set, &rights, &mut work), Err(EINVAL));
+        assert_eq!(table.mmu_update(named, 0, 0, Store::Set, &rights, &mut None, &mut work), Err(EINVAL));
         assert!(table.get(named, D1).is_err() && table.get_table(named, D1).is_none());
         assert!(table.pin(named, 1, &rights, &mut work).is_err());
         assert!(table.disown(named, D1, &mut work).is_err());
@@ -128,7 +128,7 @@ fn xsa_287_299_310_anything_may_happen_between_two_steps() {
             match meddling {
                 0 => drop(pin(&table, l1, 1)),
                 1 => drop(pin(&table, l2, 2)),
-                2 => drop(table.mmu_update(l1, 8, 0, Store::Set, &rights, &mut work(&table))),
+                2 => drop(table.mmu_update(l1, 8, 0, Store::Set, &rights, &mut None, &mut work(&table))),
                 3 => drop(table.disown(l3, D1, &mut work(&table))),
                 4 => drop(table.get_writable(l4, D1, &mut work(&table))),
                 _ => drop(pin(&table, l4, 3)),
@@ -281,11 +281,11 @@ fn a_foreign_read_only_entry_can_not_be_upgraded() {
     let [theirs] = populate(&table, D2);
     let mut work = work(&table);
     let rights = Rights { frames: D2, ..Rights::plain(D1) };
-    table.mmu_update(l1, 8, pte::entry(theirs, RO), Store::Set, &rights, &mut work).unwrap();
+    table.mmu_update(l1, 8, pte::entry(theirs, RO), Store::Set, &rights, &mut None, &mut work).unwrap();
     assert_eq!(update(&table, l1, 1, pte::entry(theirs, RW)), Err(EBUSY));
     assert_eq!(peek(&table, l1, 1), pte::entry(theirs, RO));
     // Down is allowed, and gives the use back.
-    table.mmu_update(l1, 8, pte::entry(theirs, RW), Store::Set, &rights, &mut work).unwrap();
+    table.mmu_update(l1, 8, pte::entry(theirs, RW), Store::Set, &rights, &mut None, &mut work).unwrap();
     assert_eq!(table.word(theirs).unwrap().types(), 1);
     update(&table, l1, 1, pte::entry(theirs, RO)).unwrap();
     assert_eq!((table.word(theirs).unwrap().types(), table.word(theirs).unwrap().refs()), (0, 2));

@@ -70,3 +70,33 @@ fn destruction_takes_pinned_trees_apart_in_bounded_steps() {
     assert!((20..30).contains(&steps), "{steps}");
     assert_eq!((table.owned(D1), table.free_frames()), (0, before));
 }
+
+/// A list of updates holds one table at a time, and takes it apart only when it has gone on to another.
+#[test]
+fn a_list_of_updates_holds_the_last_table_alone() {
+    let table = machine(64);
+    let [l4, l3, l2, l1] = tree(&table, D1);
+    let [data] = populate(&table, D1);
+    pin(&table, l4, 4).unwrap();
+    let (mut work, rights) = (work(&table), Rights::plain(D1));
+    let mut held = None;
+    let mut set = |held: &mut _, mfn, index: usize, value| {
+        table.mmu_update(mfn, index * 8, value, Store::Set, &rights, held, &mut work)
+    };
+    let uses = |mfn| table.word(mfn).unwrap().types();
+    for index in [5, 6] {
+        set(&mut held, l1, index, pte::entry(data, RO)).unwrap();
+        assert_eq!((uses(l1), uses(l2)), (2, 1));
+    }
+    // Its own entry above goes while it is not held any more.
+    set(&mut held, l2, 0, 0).unwrap();
+    assert_eq!((uses(l1), uses(l2)), (0, 2));
+    assert_eq!(set(&mut held, data, 1, 7), Ok(()));
+    assert!(held.is_none() && peek(&table, data, 1) == 7);
+    assert_eq!(set(&mut held, l3, 512, 0), Err(Stop::Refused(Errno::EINVAL)));
+    assert_eq!(set(&mut held, l3, 0, pte::entry(data, TABLE)), Err(Stop::Refused(Errno::EINVAL)));
+    assert_eq!((uses(l3), held.as_ref().map(Table::mfn)), (2, Some(l3)));
+    held.take().unwrap().release(&mut work);
+    table.settle(&mut work).unwrap();
+    assert_eq!((uses(l3), table.word(data).unwrap().refs()), (1, 1));
+}

@@ -26,6 +26,7 @@
     .set VEC_SYSCALL32, 0x102
     .set VEC_BAD_IRET, 0x103
     .set VEC_NO_STACK, 0x104
+    .set HYPERCALL_IRET, 23                 # xen.h __HYPERVISOR_iret
 
     .set MODE_KERNEL, 48                    # from the end of the registers (`Mode` in vcpu.rs)
 
@@ -151,6 +152,8 @@ syscall_entry:
     mov rsp, gs:[PC_REGS_END]
     cmp byte ptr [rsp + MODE_KERNEL], 0
     je syscall_of_user                      # asm/syscall.s, which may come back
+    cmp rax, HYPERCALL_IRET
+    je iret_of_kernel                       # likewise
 syscall_to_run_loop:
     push 0xe02b
     push gs:[PC_SCRATCH]
