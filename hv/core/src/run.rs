@@ -6,6 +6,9 @@
 //!
 //! A vcpu that runs needs no timer queue: its CPU's timer is set for it. One that waits leaves its next
 //! deadline in the queue of the CPU that it waited on last.
+//!
+//! A vcpu that blocks on a CPU with nothing else to run stays loaded while the CPU idles (`linger`): mostly it is the
+//! next to run there. Whoever wants it off has it told by [`Vcpu::block`] or [`Vcpu::wait_stopped`].
 
 use crate::domain::vcpu::pause;
 use crate::domain::info::Info;
@@ -153,13 +156,13 @@ static CURRENT: [AtomicU64; percpu::MAX_CPUS] = [const { AtomicU64::new(0) }; pe
 /// Sets the single-shot timer of the vcpu that runs here as `set_timer_op` says (0: none).
 pub fn set_timer(v: &Vcpu, at: i64) {
     v.timers.lock().timer.set_timer_op(at, clock::now());
-    program(Some(v));
+    program(Some(v), true);
 }
 
 /// Changes the timers of the vcpu that runs here.
 pub fn change_timer<R>(v: &Vcpu, f: impl FnOnce(&mut VcpuTimer, u64) -> R) -> R {
     let r = f(&mut v.timers.lock().timer, clock::now());
-    program(Some(v));
+    program(Some(v), true);
     r
 }
 
@@ -185,7 +188,7 @@ fn fire(v: &Arc<Vcpu>, dom: &Domain, now: u64, running: bool) {
 /// Has the vcpu that runs here look at its domain's watchdogs when the next of them is due.
 pub fn set_watchdog(v: &Vcpu, at: Option<u64>) {
     v.timers.lock().watchdog = at;
-    program(Some(v));
+    program(Some(v), true);
 }
 
 /// Fires the timers of waiting vcpus that are due on this CPU.
@@ -224,13 +227,13 @@ pub fn unqueue_timer(v: &Vcpu) {
     }
 }
 
-/// Sets this CPU's timer to the next thing that it must do.
-fn program(running: Option<&Vcpu>) {
+/// Sets this CPU's timer to the next thing that it must do, also for the vcpu that is loaded and may be `running`.
+fn program(loaded: Option<&Vcpu>, running: bool) {
     let c = &CPUS[percpu::cpu_id()];
     let at = c
         .until
         .load(Relaxed)
-        .min(running.map_or(u64::MAX, |v| v.timers.lock().next(true)))
+        .min(loaded.map_or(u64::MAX, |v| v.timers.lock().next(running)))
         .min(c.timers.lock().next());
     apic::set_timer((at != u64::MAX).then(|| clock::ns_to_tsc(at) + 1));
 }
@@ -306,9 +309,6 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     unqueue_timer(vcpu);
     vcpu.running_on.store(c as u32, SeqCst);
     vcpu.last_cpu.store(c as u32, Relaxed);
-    vcpu.runstate.lock().change(State::Running, clock::now());
-    vcpu.timers.lock().poll = None;
-    dom.ports.pollers.done(vcpu.id);
     cx.info = vcpu.info.get().copied().unwrap_or(Info::none());
     if LAST[c].swap(dom.id.0, Relaxed) != dom.id.0 {
         speculation::another_domain();
@@ -321,14 +321,21 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     cpu::set_ts(cx.task_switched);
     cpu::set_guest_cr4(cx.cr4);
     cpu::set_tsc_aux(cx.tsc_aux);
-    vcpu.attention.store(true, Relaxed);
-    percpu::look();
-    update_areas(vcpu, dom);
     whole
 }
 
+/// A vcpu that is loaded goes on.
+fn resume(vcpu: &Vcpu, dom: &Domain) {
+    vcpu.runstate.lock().change(State::Running, clock::now());
+    vcpu.timers.lock().poll = None;
+    dom.ports.pollers.done(vcpu.id);
+    vcpu.attention.store(true, Relaxed);
+    percpu::look();
+    update_areas(vcpu, dom);
+}
+
 /// Saves a vcpu's registers: it may run elsewhere once `running_on` says nobody.
-fn unload(vcpu: &Arc<Vcpu>, cx: &mut Context) {
+fn unload(vcpu: &Vcpu, cx: &mut Context) {
     cpu::set_ts(false);
     cx.cpu.switch_out();
     mm::load_root(None);
@@ -360,7 +367,7 @@ fn look_around(cur: &mut Current<'_>, c: usize) -> bool {
             }
             return true;
         }
-        program(Some(cur.vcpu));
+        program(Some(cur.vcpu), true);
         cur.cx.arm_system_calls(cur.dom);
         trap::deliver_nmi(cur);
     }
@@ -372,18 +379,26 @@ fn run_vcpu(vcpu: &Arc<Vcpu>, dom: &Arc<Domain>, c: usize) -> Pick {
     let mut guard = vcpu.context.lock();
     let cx = &mut *guard;
     let whole = load(vcpu, dom, cx, c);
+    resume(vcpu, dom);
     let mut cur = Current { dom, vcpu, cx };
     if !whole {
         trap::lost_segments(&mut cur);
     }
     let next = loop {
         fire(vcpu, dom, clock::now(), true);
-        program(Some(vcpu));
+        program(Some(vcpu), true);
         enter(&mut cur, c);
-        let next = pick(c);
+        let mut next = pick(c);
+        if next.run == Some(vcpu.handle) {
+            continue;
+        }
+        while next.run.is_none() && vcpu.blocked.load(SeqCst) == pause::BLOCKED {
+            next = linger(vcpu, dom, c);
+        }
         if next.run != Some(vcpu.handle) {
             break next;
         }
+        resume(vcpu, dom);
     };
     unload(vcpu, cur.cx);
     drop(guard);
@@ -391,6 +406,15 @@ fn run_vcpu(vcpu: &Arc<Vcpu>, dom: &Arc<Domain>, c: usize) -> Pick {
     queue_timer(vcpu);
     kick(scheduler().descheduled(vcpu.handle));
     next
+}
+
+/// Idles with a vcpu loaded that only waits for an event; what was picked then.
+fn linger(vcpu: &Arc<Vcpu>, dom: &Domain, c: usize) -> Pick {
+    vcpu.runstate.lock().change(waiting_state(vcpu), clock::now());
+    program(Some(vcpu), false);
+    rest(c);
+    fire(vcpu, dom, clock::now(), false);
+    pick(c)
 }
 
 fn pick(c: usize) -> Pick {
@@ -420,6 +444,15 @@ fn idle() {
     smp::idle();
 }
 
+/// Tidies up, or idles until there may be something to run.
+fn rest(c: usize) {
+    if !crate::domain::lifecycle::reap() && !CPUS[c].resched.load(SeqCst) {
+        let from = clock::now();
+        idle();
+        CPUS[c].idle_ns.fetch_add(clock::now() - from, Relaxed);
+    }
+}
+
 /// What every CPU does for ever.
 pub fn cpu_loop(c: usize) -> ! {
     let mut next = pick(c);
@@ -440,12 +473,8 @@ pub fn cpu_loop(c: usize) -> ! {
                 }
             }
             None => {
-                program(None);
-                if !crate::domain::lifecycle::reap() && !CPUS[c].resched.load(SeqCst) {
-                    let from = clock::now();
-                    idle();
-                    CPUS[c].idle_ns.fetch_add(clock::now() - from, Relaxed);
-                }
+                program(None, false);
+                rest(c);
                 pick(c)
             }
         }

@@ -46,7 +46,7 @@ pub struct Vcpu {
     pub domain: Weak<Domain>,
     /// Locked by the CPU that runs it, for as long as it does.
     pub context: Mutex<Context>,
-    /// The CPU that runs it now, or `u32::MAX`.
+    /// The CPU that runs it now or idles with it loaded, or `u32::MAX`.
     pub running_on: AtomicU32,
     /// The CPU that it last ran on.
     pub last_cpu: AtomicU32,
@@ -196,6 +196,11 @@ impl Context {
 }
 
 impl Vcpu {
+    /// Whether a CPU runs it now.
+    pub fn runs(&self) -> bool {
+        self.runnable() && self.running_on.load(SeqCst) != u32::MAX
+    }
+
     /// Whether it may run.
     pub fn runnable(&self) -> bool {
         self.blocked.load(SeqCst) == 0
@@ -215,9 +220,8 @@ impl Vcpu {
 
     /// Adds a reason not to run. The CPU that runs it is told; see [`Vcpu::wait_stopped`].
     pub fn block(&self, why: u32) {
-        if self.blocked.fetch_or(why, SeqCst) == 0 {
-            self.kick();
-        }
+        self.blocked.fetch_or(why, SeqCst);
+        self.kick();
     }
 
     /// Takes a reason away; the scheduler hears of it when it was the last.
@@ -230,6 +234,8 @@ impl Vcpu {
 
     /// Waits until no CPU runs it. The caller has blocked it and is not running it.
     pub fn wait_stopped(&self) {
+        // (That CPU may idle.)
+        self.kick();
         while self.running_on.load(SeqCst) != u32::MAX {
             hv_machine::x86_64::tlb::poll();
             core::hint::spin_loop();

@@ -108,7 +108,7 @@ pub fn info(d: &Domain) -> DomctlGetdomaininfo {
     if d.pauses.load(SeqCst) > 0 {
         flags |= XEN_DOMINF_PAUSED;
     }
-    if online.clone().any(|v| v.running_on.load(SeqCst) != u32::MAX) {
+    if online.clone().any(|v| v.runs()) {
         flags |= XEN_DOMINF_RUNNING;
     }
     if online.clone().all(|v| v.blocked.load(SeqCst) & pause::BLOCKED != 0) {

@@ -122,7 +122,7 @@ pub(super) fn info(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
     let b = v.blocked.load(SeqCst);
     i.online = (b & pause::DOWN == 0).into();
     i.blocked = (b & pause::BLOCKED != 0).into();
-    i.running = (v.running_on.load(SeqCst) != u32::MAX).into();
+    i.running = v.runs().into();
     i.cpu_time = run::cpu_time(v);
     i.cpu = v.last_cpu.load(Relaxed);
     op.set_getvcpuinfo(i);
