@@ -6,7 +6,7 @@
 use crate::Local;
 use crate::share::Doorbell;
 use crate::wait::WaitList;
-use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::future::poll_fn;
 use core::task::{Context, Poll};
 use guest_machine::hypercall::{self, Result, event_channel_op, physdev_op};
@@ -21,12 +21,36 @@ struct Slot {
     waiters: WaitList,
 }
 
-static SLOTS: Local<BTreeMap<Port, Slot>> = Local::new(BTreeMap::new);
+/// By port: Xen numbers them from the lowest that is free.
+#[derive(Default)]
+struct Slots(Vec<Option<Slot>>);
+
+impl Slots {
+    fn get(&mut self, port: Port) -> Option<&mut Slot> {
+        self.0.get_mut(port.0 as usize)?.as_mut()
+    }
+
+    fn get_or_new(&mut self, port: Port) -> &mut Slot {
+        let index = port.0 as usize;
+        if index >= self.0.len() {
+            self.0.resize_with(index + 1, || None);
+        }
+        self.0[index].get_or_insert_default()
+    }
+
+    fn remove(&mut self, port: Port) {
+        if let Some(slot) = self.0.get_mut(port.0 as usize) {
+            *slot = None;
+        }
+    }
+}
+
+static SLOTS: Local<Slots> = Local::new(Slots::default);
 
 /// Hands the events that are pending to the tasks that wait for them.
 pub(crate) fn deliver() {
     shared_info::take_pending(|port| {
-        SLOTS.with(|slots| match slots.get_mut(&port) {
+        SLOTS.with(|slots| match slots.get(port) {
             Some(slot) => {
                 slot.pending = true;
                 slot.waiters.wake_all();
@@ -48,7 +72,7 @@ pub struct EventChannel {
 
 impl EventChannel {
     fn open(port: Port) -> EventChannel {
-        SLOTS.with(|slots| slots.insert(port, Slot::default()));
+        SLOTS.with(|slots| *slots.get_or_new(port) = Slot::default());
         shared_info::clear(port);
         shared_info::unmask(port);
         EventChannel { port, eoi: None, close: true }
@@ -118,7 +142,7 @@ impl EventChannel {
         let mut parked = false;
         poll_fn(|cx| {
             SLOTS.with(|slots| {
-                let slot = slots.entry(self.port).or_default();
+                let slot = slots.get_or_new(self.port);
                 // Another task may have taken the mark of the event that woke this one.
                 if core::mem::take(&mut slot.pending) || (parked && !slot.waiters.is_parked(cx)) {
                     return Poll::Ready(());
@@ -134,7 +158,7 @@ impl EventChannel {
     /// Whether an event came since the last time, without waiting.
     pub fn take_pending(&self) -> bool {
         deliver();
-        SLOTS.with(|slots| slots.get_mut(&self.port).is_some_and(|slot| core::mem::take(&mut slot.pending)))
+        SLOTS.with(|slots| slots.get(self.port).is_some_and(|slot| core::mem::take(&mut slot.pending)))
     }
 
     /// Tells Xen that a physical interrupt was handled, so that the next can come.
@@ -159,7 +183,7 @@ impl Doorbell for EventChannel {
 
     fn poll_raised(&self, cx: &mut Context<'_>) -> Poll<()> {
         SLOTS.with(|slots| {
-            let slot = slots.entry(self.port).or_default();
+            let slot = slots.get_or_new(self.port);
             if core::mem::take(&mut slot.pending) {
                 return Poll::Ready(());
             }
@@ -172,7 +196,7 @@ impl Doorbell for EventChannel {
 impl Drop for EventChannel {
     fn drop(&mut self) {
         shared_info::mask(self.port);
-        SLOTS.with(|slots| slots.remove(&self.port));
+        SLOTS.with(|slots| slots.remove(self.port));
         if self.close {
             let _ = event_channel_op(&mut EvtchnClose { port: self.port });
         }
@@ -184,7 +208,6 @@ mod tests {
     use super::*;
     use crate::executor;
     use alloc::rc::Rc;
-    use alloc::vec::Vec;
 
     #[test]
     fn an_event_wakes_its_waiter_and_is_not_lost_before_the_wait() {

@@ -11,6 +11,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
@@ -78,6 +79,8 @@ pub struct Bridge {
 
 struct Inner {
     ports: Vec<Option<Port>>,
+    /// The addresses that ports own, each with its port.
+    owned: BTreeSet<(Mac, u16)>,
     table: Table,
     generation: u32,
 }
@@ -93,7 +96,7 @@ enum Way {
 impl Bridge {
     /// A bridge without ports. `clock` gives nanoseconds since some start.
     pub fn new(clock: fn() -> u64) -> Rc<Self> {
-        let inner = Inner { ports: Vec::new(), table: Table::new(), generation: 0 };
+        let inner = Inner { ports: Vec::new(), owned: BTreeSet::new(), table: Table::new(), generation: 0 };
         Rc::new(Bridge { inner: RefCell::new(inner), touched: RefCell::default(), clock })
     }
 
@@ -123,6 +126,7 @@ impl Bridge {
         inner.ports[index] = Some(port);
         if let MacPolicy::Only(mac) = policy {
             inner.table.forget_address(mac);
+            inner.owned.insert((mac, index as u16));
         }
         PortId { index: index as u16, generation }
     }
@@ -130,7 +134,10 @@ impl Bridge {
     /// Removes a port and what was learned behind it. Nothing happens if it is gone already.
     pub fn detach(&self, id: PortId) {
         let mut inner = self.inner.borrow_mut();
-        if inner.port(id).is_some() {
+        if let Some(port) = inner.port(id) {
+            if let MacPolicy::Only(mac) = port.policy {
+                inner.owned.remove(&(mac, id.index));
+            }
             inner.table.forget_port(id.index);
             // The sink may hold the last reference to a backend, whose end needs the bridge.
             let port = inner.ports[usize::from(id.index)].take();
@@ -196,8 +203,7 @@ impl Inner {
 
     /// The port that owns an address.
     fn owner(&self, mac: Mac) -> Option<u16> {
-        let owns = |port: &Port| port.policy == MacPolicy::Only(mac);
-        self.ports.iter().position(|port| port.as_ref().is_some_and(owns)).map(|at| at as u16)
+        self.owned.range((mac, 0)..=(mac, u16::MAX)).next().map(|(_, index)| *index)
     }
 
     /// The port whose address an ARP request asks for, if there is just one. To ask everybody would

@@ -65,7 +65,7 @@ fn class_of(layout: Layout) -> Option<usize> {
     }
     let large_enough = usize::from(*CLASS_OF.get(layout.size().div_ceil(STEP))?);
     (large_enough..CLASSES.len())
-        .find(|&class| layout.align() <= STEP || CLASSES[class] % layout.align() == 0)
+        .find(|&class| layout.align() <= STEP || CLASSES[class].is_multiple_of(layout.align()))
 }
 
 fn page_counts(layout: Layout) -> (usize, usize) {

@@ -3,7 +3,6 @@
 use crate::toolstack::hypervisor::Hypervisor;
 use crate::toolstack::xen::Xen;
 use crate::xenstored::Server;
-use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use core::cell::RefCell;
 use guest_kernel::events::EventChannel;
@@ -20,10 +19,10 @@ pub async fn tell_store(store: Rc<RefCell<Server>>) {
         channel.wait().await;
         let introduced = store.borrow().introduced();
         let Ok(infos) = Xen.list() else { continue };
-        let infos: BTreeMap<_, _> = infos.into_iter().map(|info| (info.domain, info)).collect();
         for domain in introduced {
-            match infos.get(&domain) {
-                Some(info) if !info.dying => {
+            // The list is by number.
+            match infos.binary_search_by_key(&domain, |info| info.domain).map(|at| &infos[at]) {
+                Ok(info) if !info.dying => {
                     if info.shutdown.is_some() {
                         store.borrow_mut().shut_down(domain);
                     }

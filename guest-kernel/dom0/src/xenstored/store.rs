@@ -107,9 +107,14 @@ impl Store {
     pub fn put(&mut self, path: Path, mut node: Rc<Node>) {
         let generation = self.next_generation();
         Rc::make_mut(&mut node).generation = generation;
-        self.account(&path, &node, true);
-        if let Some(old) = self.nodes.insert(path.clone(), node) {
-            self.account(&path, &old, false);
+        match self.nodes.insert(path.clone(), node.clone()) {
+            Some(old) if old.perms == node.perms && old.value.len() == node.value.len() => {}
+            old => {
+                self.account(&path, &node, true);
+                if let Some(old) = old {
+                    self.account(&path, &old, false);
+                }
+            }
         }
     }
 
