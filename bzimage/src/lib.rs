@@ -16,6 +16,7 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::fmt;
 
+use formats::Decoder;
 pub use formats::Format;
 
 /// The largest kernel that is unpacked, in bytes.
@@ -113,23 +114,49 @@ pub fn unpack(file: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     match open(file)? {
         Kernel::Elf(elf) => Ok(Cow::Borrowed(elf)),
         Kernel::Packed(packed) => {
-            let mut elf = zeroed(packed.size)?;
-            packed.unpack_into(&mut elf)?;
-            Ok(Cow::Owned(elf))
+            let mut unpacking = packed.begin()?;
+            loop {
+                if let Some(elf) = unpacking.step()? {
+                    return Ok(Cow::Owned(elf));
+                }
+            }
         }
     }
 }
 
-impl Packed<'_> {
+impl<'a> Packed<'a> {
     /// The unpacked size in bytes, as the file says; from 1 to [`UNPACKED_MAX`].
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Unpacks into `out`, which must have [`size`](Self::size) bytes. On an error its content is undefined.
-    pub fn unpack_into(&self, out: &mut [u8]) -> Result<(), Error> {
-        let written = if out.len() == self.size { self.format.unpack(self.data, out)? } else { 0 };
-        if written == self.size { Ok(()) } else { Err(Error::Broken(self.format)) }
+    /// Takes the memory that unpacking needs.
+    pub fn begin(self) -> Result<Unpacking<'a>, Error> {
+        let decoder = Decoder::new(self.format, self.data)?;
+        Ok(Unpacking { format: self.format, decoder, elf: zeroed(self.size)?, written: 0 })
+    }
+}
+
+/// A kernel that is being unpacked, a piece at a time: whoever has others to serve does so in between.
+pub struct Unpacking<'a> {
+    format: Format,
+    decoder: Decoder<'a>,
+    elf: Vec<u8>,
+    written: usize,
+}
+
+impl Unpacking<'_> {
+    /// Unpacks another piece: 64 KiB at most, but 8 MiB of LZ4, whose blocks have that size. After the last one
+    /// here is the ELF file. Neither that nor an error is to be followed by another step.
+    pub fn step(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let broken = Error::Broken(self.format);
+        let piece = self.decoder.step(&mut self.elf, self.written).ok_or(broken)?;
+        self.written += piece.written;
+        match piece.last {
+            false => Ok(None),
+            true if self.written == self.elf.len() => Ok(Some(core::mem::take(&mut self.elf))),
+            true => Err(broken),
+        }
     }
 }
 

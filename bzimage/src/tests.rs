@@ -90,6 +90,28 @@ fn more_than_one_block_of_lz4_is_unpacked() {
     assert!(unpack(&bzimage(&packed(Format::Lz4, &long))).as_deref() == Ok(&long[..]));
 }
 
+/// Nobody waits long for a step, and each ends.
+#[test]
+fn a_step_is_a_piece() {
+    let long: Vec<u8> = (0..(3u32 << 20)).map(|n| (n >> 9) as u8).collect();
+    for format in [Format::Gzip, Format::Zstd] {
+        let file = bzimage(&packed(format, &long));
+        let Ok(Kernel::Packed(packed)) = open(&file) else { panic!("{}", format.name()) };
+        assert_eq!(packed.size(), long.len());
+        let mut unpacking = packed.begin().unwrap();
+        let mut steps = 0;
+        let elf = loop {
+            let before = unpacking.written;
+            steps += 1;
+            match unpacking.step().unwrap() {
+                None => assert!(unpacking.written - before <= 64 << 10),
+                Some(elf) => break elf,
+            }
+        };
+        assert!(elf == long && steps >= 3 << 4, "{}", format.name());
+    }
+}
+
 #[test]
 fn what_is_no_kernel_is_refused_by_name() {
     assert_eq!(unpack(b"#!/bin/sh"), Err(Error::NotAKernel));

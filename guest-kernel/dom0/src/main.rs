@@ -42,7 +42,7 @@ guest_kernel::main! {
         let notices = Rc::new(Notices::default());
         let (attending, told) = (manager.clone(), notices.clone());
         spawn(async move { attending.attend(|line| told.show(line)).await });
-        for (file, result) in manager.autostart() {
+        for (file, result) in manager.autostart().await {
             match result {
                 Ok(domain) => println!("{file}: domain {}", domain.0),
                 Err(error) => println!("{error}"),

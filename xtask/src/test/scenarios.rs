@@ -41,6 +41,7 @@ const ALL: &[Scenario] = &[
     ("linux::dom0", linux::dom0),
     ("linux::dom0_by_grub", linux::dom0_by_grub),
     ("linux::dom0_is_damaged", linux::dom0_is_damaged),
+    ("linux::guest_is_unpacked_beside_a_server", linux::guest_is_unpacked_beside_a_server),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("run::on_a_terminal", run::on_a_terminal),
     ("run::keeps_volumes", run::keeps_volumes),

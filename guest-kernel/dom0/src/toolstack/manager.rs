@@ -10,6 +10,7 @@ use super::config::{Action, DomainConfig};
 use super::devices;
 use super::entries::{self, Identity};
 use super::hypervisor::Hypervisor;
+use super::unpack::Unpacker;
 use crate::xenstored::store::RELEASE_DOMAIN;
 use crate::xenstored::{Client, Server};
 use alloc::collections::BTreeMap;
@@ -64,6 +65,7 @@ pub struct Manager<H: Hypervisor> {
     pub files: Rc<dyn Files>,
     server: Rc<RefCell<Server>>,
     consoles: Rc<dyn ConsoleHub>,
+    unpacker: Unpacker,
     running: RefCell<BTreeMap<DomId, Running>>,
 }
 
@@ -80,8 +82,8 @@ impl<H: Hypervisor> Manager<H> {
             // A fresh store takes it.
             let _ = store.write(&format!("/local/domain/0/{name}"), value);
         }
-        let running = RefCell::default();
-        Manager { hypervisor, store, files, server: server.clone(), consoles, running }
+        let (unpacker, running) = (Unpacker::default(), RefCell::default());
+        Manager { hypervisor, store, files, server: server.clone(), consoles, unpacker, running }
     }
 
     /// The name of a domain, if it has one.
@@ -130,35 +132,38 @@ impl<H: Hypervisor> Manager<H> {
     }
 
     /// Creates a domain. On an error nothing of it is left.
-    pub fn create(&self, config: DomainConfig, paused: bool) -> Result<DomId, String> {
+    pub async fn create(&self, config: DomainConfig, paused: bool) -> Result<DomId, String> {
         let uuid = config.uuid.unwrap_or_else(|| self.fresh_uuid(&config.name));
-        self.create_as(config, uuid, paused)
+        self.create_as(config, uuid, paused).await
     }
 
     /// Creates the domains whose configurations lie in [`AUTOSTART`]; which files those were, and what became
     /// of each.
-    pub fn autostart(&self) -> Vec<(String, Result<DomId, String>)> {
-        let files = self
-            .files
-            .list()
-            .into_iter()
-            .filter(|path| path.starts_with(AUTOSTART) && path.ends_with(".cfg"));
-        files
-            .map(|path| {
-                (path.into(), self.read_config(path, &[]).and_then(|config| self.create(config, false)))
-            })
-            .collect()
+    pub async fn autostart(&self) -> Vec<(String, Result<DomId, String>)> {
+        let mut results = Vec::new();
+        for path in self.files.list() {
+            if path.starts_with(AUTOSTART) && path.ends_with(".cfg") {
+                let result = match self.read_config(path, &[]) {
+                    Ok(config) => self.create(config, false).await,
+                    Err(error) => Err(error),
+                };
+                results.push((path.into(), result));
+            }
+        }
+        results
     }
 
-    fn create_as(&self, config: DomainConfig, uuid: [u8; 16], paused: bool) -> Result<DomId, String> {
-        if let Some(other) = self.find(&config.name) {
-            return Err(format!("a domain named \"{}\" is running already, as {}", config.name, other.0));
-        }
+    async fn create_as(&self, config: DomainConfig, uuid: [u8; 16], paused: bool) -> Result<DomId, String> {
+        self.check_name(&config.name)?;
         let read =
             |path: &String| self.files.read(path).ok_or_else(|| format!("cannot read {path}: no such file"));
-        let kernel = read(&config.kernel)?;
+        let kernel = self.unpacker.unpack(&config.kernel, read(&config.kernel)?).await?;
+        if kernel.was_packed() {
+            // Another domain may have got it meanwhile. From here on nothing waits.
+            self.check_name(&config.name)?;
+        }
         let ramdisk = config.ramdisk.as_ref().map(read).transpose()?;
-        let built = build::build(&self.hypervisor, &config, uuid, kernel, ramdisk)?;
+        let built = build::build(&self.hypervisor, &config, uuid, &kernel, ramdisk)?;
         let domain = built.domain;
         let started = self.hypervisor.uptime();
         if let Err(error) = self.connect(&config, &built, uuid) {
@@ -171,6 +176,13 @@ impl<H: Hypervisor> Manager<H> {
             return Err(format!("cannot start the domain: {}", errno.name()));
         }
         Ok(domain)
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), String> {
+        match self.find(name) {
+            Some(other) => Err(format!("a domain named \"{name}\" is running already, as {}", other.0)),
+            None => Ok(()),
+        }
     }
 
     fn connect(&self, config: &DomainConfig, built: &Built, uuid: [u8; 16]) -> Result<(), String> {
@@ -324,7 +336,7 @@ impl<H: Hypervisor> Manager<H> {
             sleep(Duration::from_nanos(QUICK_NS)).await;
         }
         let name = running.config.name.clone();
-        match self.create_as(running.config, running.uuid, false) {
+        match self.create_as(running.config, running.uuid, false).await {
             Ok(domain) => log(&format!("Domain \"{name}\" is running again, as {}", domain.0)),
             Err(error) => log(&format!("Domain \"{name}\" cannot be restarted: {error}")),
         }

@@ -13,4 +13,5 @@ pub mod manager;
 pub mod shell;
 #[cfg(test)]
 mod tests;
+mod unpack;
 pub mod xen;

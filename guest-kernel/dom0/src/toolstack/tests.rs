@@ -43,8 +43,13 @@ fn machine() -> Bench {
     ])
 }
 
-fn create(bench: &Bench) -> Result<DomId, String> {
-    bench.manager.create(bench.manager.read_config("web.cfg", &[])?, false)
+async fn create(bench: &Bench) -> Result<DomId, String> {
+    bench.manager.create(bench.manager.read_config("web.cfg", &[])?, false).await
+}
+
+fn created(bench: &Bench, config: &'static str) -> Result<DomId, String> {
+    let manager = bench.manager.clone();
+    block_on(async move { manager.create(manager.read_config(config, &[])?, false).await })
 }
 
 /// Reads a domain's memory as its vcpu would.
@@ -69,7 +74,7 @@ fn read(domain: &Domain, address: u64, len: usize) -> Vec<u8> {
 #[test]
 fn a_domain_finds_everything_where_the_interface_says() {
     let bench = machine();
-    let id = create(&bench).unwrap();
+    let id = created(&bench, "web.cfg").unwrap();
     let machine = bench.fake.0.borrow();
     let domain = &machine.domains[&id.0];
     let context = domain.context.as_ref().unwrap();
@@ -136,7 +141,7 @@ fn a_failure_at_any_step_leaves_nothing_behind() {
         };
         let (free, before) = (bench.fake.free(), nodes());
         bench.fake.0.borrow_mut().fail_at = Some(fail_at);
-        let Err(error) = create(&bench) else { break };
+        let Err(error) = created(&bench, "web.cfg") else { break };
         assert!(error.contains("EPERM") || error.contains("ENOMEM"), "{error}");
         assert_eq!((bench.fake.free(), bench.fake.0.borrow().domains.len()), (free, 1), "after: {error}");
         assert_eq!(nodes(), before);
@@ -165,9 +170,7 @@ fn bad_input_is_named_and_costs_nothing() {
             ("truncated", truncated),
             ("text", b"#!/bin/sh"),
         ]);
-        let result =
-            bench.manager.read_config("x.cfg", &[]).and_then(|config| bench.manager.create(config, false));
-        let error = result.unwrap_err();
+        let error = created(&bench, "x.cfg").unwrap_err();
         assert!(error.contains(part), "{error}");
         assert_eq!(bench.fake.0.borrow().domains.len(), 1);
     }
@@ -178,14 +181,14 @@ fn a_name_is_used_once_and_a_destroyed_domain_leaves_nothing() {
     block_on(async {
         let bench = machine();
         let free = bench.fake.free();
-        let id = create(&bench).unwrap();
-        assert!(create(&bench).unwrap_err().contains("\"web\" is running already"));
+        let id = create(&bench).await.unwrap();
+        assert!(create(&bench).await.unwrap_err().contains("\"web\" is running already"));
         assert_eq!(bench.manager.find("web"), Some(id));
         bench.manager.destroy(id).await.unwrap();
         assert_eq!((bench.fake.free(), bench.manager.find("web")), (free, None));
         assert!(bench.server.borrow().introduced().is_empty() && bench.consoles.0.borrow().is_empty());
         assert_eq!(bench.store.directory("/local/domain").unwrap(), ["0"]);
-        create(&bench).unwrap();
+        create(&bench).await.unwrap();
     });
 }
 
@@ -205,7 +208,7 @@ fn policies_decide_what_happens_to_a_domain_that_ends() {
             }
             id
         };
-        create(&bench).unwrap();
+        create(&bench).await.unwrap();
         // The default for a reboot: the same domain again, under another number.
         let old = end(SHUTDOWN_REBOOT).await;
         let new = bench.manager.find("web").unwrap();
@@ -214,7 +217,7 @@ fn policies_decide_what_happens_to_a_domain_that_ends() {
         let crashed = end(SHUTDOWN_CRASH).await;
         assert_eq!(bench.manager.find("web"), Some(crashed));
         bench.manager.destroy(crashed).await.unwrap();
-        create(&bench).unwrap();
+        create(&bench).await.unwrap();
         end(SHUTDOWN_POWEROFF).await;
         assert_eq!(bench.manager.find("web"), None);
         let log = log.borrow().join("\n");
@@ -335,7 +338,7 @@ async fn obliging_backend(store: &Client, path: &str, frontend: &str) {
 fn devices_come_and_go_while_a_domain_runs() {
     block_on(async {
         let bench = machine();
-        let id = create(&bench).unwrap();
+        let id = create(&bench).await.unwrap();
         let shell = Shell { manager: bench.manager.clone() };
         let run = async |line: &str| {
             let (done, text, _) = shell.run(line).await;

@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 
+use super::services::{curl, fetch, forwards};
 use crate::build::Built;
+use crate::build::ramdisk::{self, Entry};
 use crate::machine::{Machine, Options};
 use crate::qemu::Boot;
 use crate::{cmd, image, paths};
@@ -64,6 +66,51 @@ pub fn dom0_is_damaged(lab: &mut Lab) -> Result<()> {
         machine.wait_for(&format!("(oxen) dom0 can't be built: {why}"))?;
     }
     Ok(())
+}
+
+/// While dom0 unpacks a guest's bzImage, which takes long, another guest serves: that dom0's backends do, too. One
+/// that is damaged ends as an error in the shell, and the guest beside it serves on.
+pub fn guest_is_unpacked_beside_a_server(lab: &mut Lab) -> Result<()> {
+    /// So many answers come at least while one kernel is unpacked; it takes some thousand times as long as one.
+    const ANSWERS: usize = 3;
+    let good = std::fs::read(peer::linux()?)?;
+    let mut bent = good.clone();
+    let end = bent.len() - bent.len() / 8;
+    bent[end..end + 64].fill(0x5a);
+    let mut files = ramdisk::entries(&kit::built()?.guests)?;
+    for (name, kernel) in [("linux", good), ("bent", bent)] {
+        let config = format!("name = \"{name}\"\nkernel = \"/boot/{name}\"\nmemory = 256\n");
+        files.push(Entry { path: format!("etc/xen/{name}.cfg"), data: config.into() });
+        files.push(Entry { path: format!("boot/{name}"), data: kernel });
+    }
+    let ramdisk = paths::out().join("unpack.tar");
+    cmd::write(&ramdisk, &ramdisk::archive(&files)?)?;
+    let built = Built { ramdisk, ..kit::built()?.clone() };
+    let mut options = Options::direct(&built);
+    options.cpu = CPUS[0];
+    options.content.hypervisor_args = options.content.hypervisor_args.replace("dom0_mem=128M", "dom0_mem=256M");
+    options.disk = Some(kit::image()?);
+    options.forwards = forwards(&["web"])?;
+    let mut machine = lab.boot(&options)?;
+    machine.wait_for_prompt("oxen# ")?;
+    fetch(&machine, "web", "/")?;
+    for (name, outcome) in [("bent", "broken xz payload"), ("linux", "unpacked")] {
+        machine.type_line(&format!("xl create /etc/xen/{name}.cfg"))?;
+        let begun = format!("/boot/{name}: unpacking");
+        machine.wait_for(&begun)?;
+        let mut answers = 0;
+        while answers < ANSWERS {
+            curl(&machine, "web", "/")?;
+            let said = machine.said();
+            let since = said.rfind(&begun).map_or("", |at| &said[at..]);
+            ensure!(!since.contains(outcome), "only {answers} answers while {name} was unpacked");
+            answers += 1;
+        }
+        machine.wait_for(&format!("/boot/{name}: {outcome}"))?;
+    }
+    machine.type_line("xl destroy linux --json")?;
+    machine.wait_for("{\"ok\":true}")?;
+    fetch(&machine, "web", "/").map(drop)
 }
 
 /// What a boot of `kernel` and [`SCRIPT`] takes.

@@ -59,7 +59,7 @@ fn failed(what: &str) -> impl Fn(Errno) -> String {
     move |errno| format!("{what}: {}", errno.name())
 }
 
-/// Builds the domain that `config` describes from the contents of its kernel and ramdisk files.
+/// Builds the domain that `config` describes from its kernel's ELF file and the content of its ramdisk's.
 pub fn build<H: Hypervisor>(
     hypervisor: &H,
     config: &DomainConfig,
@@ -67,8 +67,7 @@ pub fn build<H: Hypervisor>(
     kernel: &[u8],
     ramdisk: Option<&[u8]>,
 ) -> Result<Built, String> {
-    let unpacked = bzimage::unpack(kernel).map_err(|error| format!("{}: {error}", config.kernel))?;
-    let kernel = Kernel::parse(&unpacked).map_err(|error| format!("{}: {error}", config.kernel))?;
+    let kernel = Kernel::parse(kernel).map_err(|error| format!("{}: {error}", config.kernel))?;
     let ramdisk = ramdisk.unwrap_or(&[]);
     let pages = config.memory * (1 << 20) / PAGE;
     let layout = Layout::plan(&kernel, ramdisk.len() as u64, pages)?;

@@ -14,7 +14,7 @@ use shared_abi::DomId;
 const POLL: Duration = Duration::from_millis(50);
 
 impl<H: Hypervisor> Shell<H> {
-    pub(super) fn create(&self, args: &Args<'_>) -> Outcome {
+    pub(super) async fn create(&self, args: &Args<'_>) -> Outcome {
         let path = args.word(0);
         let config = self.manager.read_config(path, &args.words[1..])?;
         let mut text = format!("Parsing config from {path}\n");
@@ -27,8 +27,8 @@ impl<H: Hypervisor> Shell<H> {
                 &format!("{name}: {} MiB, {} vcpus, kernel {}\n", config.memory, config.vcpus, config.kernel);
             return Ok(Answer::new(text, json!({ "name": name, "warnings": warnings })));
         }
-        let domain =
-            self.manager.create(config, args.has('p')).map_err(|error| format!("{text}{path}: {error}"))?;
+        let created = self.manager.create(config, args.has('p')).await;
+        let domain = created.map_err(|error| format!("{text}{path}: {error}"))?;
         let json = json!({ "id": domain.0, "name": name, "warnings": warnings });
         Ok(Answer { attach: args.has('c').then_some(domain), ..Answer::new(text, json) })
     }

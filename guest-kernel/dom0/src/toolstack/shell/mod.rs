@@ -142,7 +142,7 @@ impl<H: Hypervisor> Shell<H> {
         }
         let args = parse(command, words)?;
         match command.name {
-            "create" => self.create(&args),
+            "create" => self.create(&args).await,
             "list" => self.list(&args),
             "info" => self.info(&args),
             "destroy" => self.destroy(&args).await,
