@@ -5,7 +5,7 @@
 //! on a host is made and grown under each budget of memory, from none to enough: it answers `ENOMEM` and is what it
 //! was before, or it succeeds. An allocation that can't fail aborts this test.
 
-use hv_core::event::{Control, Limits, Ports, SharedBits, Side};
+use hv_core::event::{Control, EventPage, Fifo, Limits, Ports, SharedBits, Side};
 use hv_core::grant::GrantTable;
 use hv_core::ranges::Ranges;
 use hv_core::sched::{Credit, Params, Policy};
@@ -13,7 +13,9 @@ use hv_core::time::TimerQueue;
 use hv_machine::budget::{Budgeted, within};
 use hv_machine::frame::{Cpus, FrameTable, Limit, TlbClock};
 use hv_machine::heap::try_arc;
+use hv_machine::lock::Mutex;
 use shared_abi::{DomId, Errno, Mfn};
+use std::sync::atomic::AtomicU32;
 
 #[global_allocator]
 static ALLOCATOR: Budgeted = Budgeted;
@@ -43,8 +45,21 @@ fn an_arc_is_refused() {
     assert!(refused >= 100, "an array of 800 bytes in {refused} words");
 }
 
+struct NoPage;
+impl EventPage for NoPage {
+    fn words(&self) -> &[AtomicU32; 1024] {
+        static WORDS: [AtomicU32; 1024] = [const { AtomicU32::new(0) }; 1024];
+        &WORDS
+    }
+}
+
 struct NoBits;
 impl SharedBits for NoBits {
+    type Page = NoPage;
+    fn fifo(&self) -> &Mutex<Option<Fifo<NoPage>>> {
+        static NONE: Mutex<Option<Fifo<NoPage>>> = Mutex::new(0, None);
+        &NONE
+    }
     fn test_and_set_pending(&self, _: u32) -> bool {
         false
     }

@@ -30,6 +30,8 @@ pub mod rank {
     pub const PORT: u8 = 82;
     pub const FRAME_ALLOC: u8 = 85;
     pub const HEAP: u8 = 90;
+    /// A domain's event queues: an event may come from anywhere.
+    pub const EVENT_QUEUE: u8 = 92;
     pub const LOG: u8 = 95;
 }
 

@@ -198,6 +198,12 @@ impl<'a> Page<'a> {
     pub fn word(&self, offset: usize) -> &'a AtomicU64 {
         self.0.cell_u64(offset)
     }
+    /// `N` half words, one behind the other.
+    pub fn half_words<const N: usize>(&self, offset: usize) -> &'a [AtomicU32; N] {
+        assert!(offset.is_multiple_of(4), "unaligned access");
+        // SAFETY: `at` bounds all N of them, the assertion aligns them, and atomics may be shared with guests.
+        unsafe { &*self.0.ram.at(self.0.mfn, offset, 4 * N).cast() }
+    }
     /// `N` words, one behind the other.
     pub fn words<const N: usize>(&self, offset: usize) -> &'a [AtomicU64; N] {
         assert!(offset.is_multiple_of(8), "unaligned access");

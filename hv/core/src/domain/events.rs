@@ -3,14 +3,16 @@
 
 use super::vcpu::pause;
 use super::{Domain, Vcpu, find};
+use crate::event::fifo::{EventPage, Fifo, WORDS};
 use crate::event::{Delivery, Route, SharedBits, Side};
 use alloc::sync::Arc;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use hv_machine::frame::Shared;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use hv_machine::frame::{Frame, Shared, Writable};
+use hv_machine::lock::Mutex;
 use hv_machine::x86_64::percpu;
 use shared_abi::xen::SharedInfo;
-use shared_abi::{Errno, Port};
+use shared_abi::{DomId, Errno, Port};
 
 const PENDING: usize = offset_of!(SharedInfo, evtchn_pending);
 const MASK: usize = offset_of!(SharedInfo, evtchn_mask);
@@ -28,6 +30,25 @@ impl Bits {
     }
 }
 
+/// A frame of event words or control blocks, held as memory that may be written.
+pub struct EventFrame {
+    words: &'static [AtomicU32; WORDS],
+    _frame: Frame<'static, Writable>,
+}
+
+impl From<Frame<'static, Writable>> for EventFrame {
+    fn from(frame: Frame<'static, Writable>) -> EventFrame {
+        EventFrame { words: frame.page().half_words(0), _frame: frame }
+    }
+}
+
+impl EventPage for EventFrame {
+    #[inline]
+    fn words(&self) -> &[AtomicU32; WORDS] {
+        self.words
+    }
+}
+
 /// The word of a port below 4096, and its bit.
 #[inline(always)]
 fn place(words: &[AtomicU64; 64], port: u32) -> (&AtomicU64, u64) {
@@ -35,6 +56,10 @@ fn place(words: &[AtomicU64; 64], port: u32) -> (&AtomicU64, u64) {
 }
 
 impl SharedBits for Domain {
+    type Page = EventFrame;
+    fn fifo(&self) -> &Mutex<Option<Fifo<EventFrame>>> {
+        &self.fifo
+    }
     #[inline]
     fn test_and_set_pending(&self, port: u32) -> bool {
         let (word, bit) = place(self.bits.pending, port);
@@ -104,13 +129,26 @@ impl Domain {
             Route::Own { vcpu } => self.told(port, self.ports.receive_own(self, port, vcpu)),
             Route::Peer { remote, port: theirs } => {
                 if remote == self.id {
-                    self.told(theirs, self.ports.receive(self, theirs, self.id, port));
+                    self.receive(theirs, self.id, port);
                 } else if let Some(peer) = find(remote) {
-                    peer.told(theirs, peer.ports.receive(&*peer, theirs, self.id, port));
+                    peer.receive(theirs, self.id, port);
                 }
             }
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn receive(&self, port: Port, from: DomId, from_port: Port) {
+        match self.ports.receive(self, port, from, from_port) {
+            Some(delivery) => self.told(port, delivery),
+            None => self.receive_in_fifo(port, from, from_port),
+        }
+    }
+
+    #[inline(never)]
+    fn receive_in_fifo(&self, port: Port, from: DomId, from_port: Port) {
+        self.told(port, self.ports.receive_in_fifo(self, port, from, from_port));
     }
 
     /// Raises a virtual interrupt of a vcpu (a global one: `vcpu` is ignored).

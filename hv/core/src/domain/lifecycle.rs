@@ -76,6 +76,7 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         bits: Bits::of(&shared),
         shared,
         ports,
+        fifo: Mutex::new(rank::EVENT_QUEUE, None),
         event_lock: Mutex::new(rank::EVENT, event::Control::new()),
         vcpus: Once::new(),
         grants: Grants::new(spec.id, spec.grants)?,
@@ -231,6 +232,9 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
     if !crate::hypercall::event_channel_op::close_some(dom, 256) {
         return Err(Stop::Retry);
     }
+    // Its frames go outside the lock.
+    let fifo = dom.fifo.lock().take();
+    drop(fifo);
     crate::irq::pirq::unbind_all(dom);
     grants::release(dom, work)?;
     for v in dom.vcpus() {

@@ -55,6 +55,8 @@ pub struct Domain {
     pub bits: events::Bits,
     /// Its event channels.
     pub ports: event::Ports,
+    /// Its event queues, where it uses the FIFO ABI.
+    pub fifo: Mutex<Option<event::Fifo<events::EventFrame>>>,
     /// The lock of its event channels.
     pub event_lock: Mutex<event::Control>,
     /// Its vcpus; set up once, by `max_vcpus`.

@@ -1,22 +1,27 @@
 //! A port's states and the table of a domain's ports.
 //!
 //! The hardest decision: the table only grows, in buckets that double (64 ports in the first,
-//! then 64, 128, … 2048), and a bucket is never freed before the domain. So a reader needs no
+//! then 64, 128, … 65536), and a bucket is never freed before the domain. So a reader needs no
 //! lock to follow an index into it, an idle domain pays for 64 ports, and a port number finds
 //! its bucket by its highest set bit.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use shared_abi::errno::Errno;
+use shared_abi::event_channel::{EVTCHN_2L_NR_CHANNELS, EVTCHN_FIFO_NR_CHANNELS};
 use shared_abi::{DomId, Port};
 use spin::Once;
 
 use super::{pirq::PirqMap, poll::Pollers, virq::VirqMap};
 
-pub(super) const PORTS: u32 = shared_abi::event_channel::EVTCHN_2L_NR_CHANNELS;
 const FIRST: u32 = 64;
-const GROWN: usize = 6; // 64 + 64 + 128 + 256 + 512 + 1024 + 2048 = 4096
+const GROWN: usize = 11; // 64 + 64 + 128 + … + 65536 = 2^17
+
+/// In a port's word: its domain uses the FIFO ABI. So that is not asked for each event of the 2-level ABI.
+const FIFO: u64 = 1 << 15;
+/// Vcpus of a domain, at most.
+const VCPUS: u32 = 1 << 12;
 
 /// What a port is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +81,7 @@ pub enum Route {
 impl Channel {
     pub(super) const FREE: Channel = Channel { state: State::Free, vcpu: 0 };
 
-    // bits 0..3 state, 3..16 vcpu, 16..32 domain, 32..64 port, pirq or virq
+    // bits 0..3 state, 3..15 vcpu, 15 FIFO, 16..32 domain, 32..64 port, pirq or virq
     #[inline]
     fn pack(self) -> u64 {
         let (tag, dom, arg) = match self.state {
@@ -88,7 +93,7 @@ impl Channel {
             State::Virq(virq) => (5, 0, virq),
             State::Ipi => (6, 0, 0),
         };
-        tag | u64::from(self.vcpu & 0x1fff) << 3 | u64::from(dom) << 16 | u64::from(arg) << 32
+        tag | u64::from(self.vcpu % VCPUS) << 3 | u64::from(dom) << 16 | u64::from(arg) << 32
     }
 
     /// Whether a packed word is that of a port connected to `port` of `remote`: cheaper than
@@ -96,7 +101,7 @@ impl Channel {
     #[inline]
     fn is_connected(word: u64, remote: DomId, port: Port) -> bool {
         let wanted = Channel { state: State::Interdomain { remote, port }, vcpu: 0 };
-        word & !(0x1fff << 3) == wanted.pack()
+        word & !(u64::from(VCPUS - 1) << 3) == wanted.pack()
     }
 
     #[inline]
@@ -112,7 +117,7 @@ impl Channel {
             6 => State::Ipi,
             _ => State::Free,
         };
-        Channel { state, vcpu: (word >> 3) as u32 & 0x1fff }
+        Channel { state, vcpu: (word >> 3) as u32 % VCPUS }
     }
 }
 
@@ -120,9 +125,9 @@ impl Channel {
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Highest port the domain may use (`max_evtchn_port` of domctl's createdomain); larger
-    /// values mean all of the 2-level ABI's.
+    /// values mean all of the ABI's.
     pub max_port: u32,
-    /// Vcpus of the domain, at most 8192.
+    /// Vcpus of the domain, at most 4096.
     pub vcpus: u32,
     /// Physical interrupts the domain may name: pirq < `pirqs`.
     pub pirqs: u32,
@@ -132,7 +137,8 @@ pub struct Limits {
 pub struct Ports {
     first: [AtomicU64; FIRST as usize],
     grown: [Once<Vec<AtomicU64>>; GROWN],
-    ports: u32,
+    max_port: u32,
+    fifo: AtomicBool,
     pub(super) virqs: VirqMap,
     pub(super) pirqs: PirqMap,
     /// Vcpus asleep in `SCHEDOP_poll`.
@@ -150,15 +156,16 @@ impl Ports {
     /// An empty table: port 0 reserved, all others free.
     ///
     /// # Errors
-    /// `ENOMEM` when the heap is exhausted, `EINVAL` when `limits.vcpus` is not in 1..=8192.
+    /// `ENOMEM` when the heap is exhausted, `EINVAL` when `limits.vcpus` is not in 1..=4096.
     pub fn new(limits: Limits) -> Result<Ports, Errno> {
-        if !(1..=8192).contains(&limits.vcpus) {
+        if !(1..=VCPUS).contains(&limits.vcpus) {
             return Err(Errno::EINVAL);
         }
         let ports = Ports {
             first: [const { AtomicU64::new(0) }; FIRST as usize],
             grown: [const { Once::new() }; GROWN],
-            ports: limits.max_port.min(PORTS - 1) + 1,
+            max_port: limits.max_port,
+            fifo: AtomicBool::new(false),
             virqs: VirqMap::new(limits.vcpus)?,
             pirqs: PirqMap::new(limits.pirqs)?,
             pollers: Pollers::new(limits.vcpus)?,
@@ -169,7 +176,30 @@ impl Ports {
 
     /// How many port numbers the domain may use, port 0 included.
     pub fn limit(&self) -> u32 {
-        self.ports
+        if self.is_fifo() { self.fifo_limit() } else { self.max_port.min(EVTCHN_2L_NR_CHANNELS - 1) + 1 }
+    }
+
+    /// The same, once it uses the FIFO ABI.
+    pub(super) fn fifo_limit(&self) -> u32 {
+        self.max_port.min(EVTCHN_FIFO_NR_CHANNELS - 1) + 1
+    }
+
+    /// Whether the domain uses the FIFO ABI.
+    #[inline]
+    pub fn is_fifo(&self) -> bool {
+        self.fifo.load(Ordering::Acquire)
+    }
+
+    /// From now on the domain uses the FIFO ABI, or no more. The caller holds the event lock.
+    pub(super) fn set_fifo(&self, fifo: bool) {
+        self.fifo.store(fifo, Ordering::Release);
+        let grown = self.grown.iter().filter_map(Once::get).flatten();
+        for word in self.first.iter().chain(grown) {
+            match fifo {
+                true => word.fetch_or(FIFO, Ordering::AcqRel),
+                false => word.fetch_and(!FIFO, Ordering::AcqRel),
+            };
+        }
     }
 
     /// How many vcpus the domain has.
@@ -210,17 +240,25 @@ impl Ports {
         }
     }
 
-    /// The vcpu that `port` notifies, if it is connected to `remote_port` of `remote`.
+    /// The vcpu that `port` notifies in the 2-level ABI, if it is connected to `remote_port` of `remote`.
     #[inline]
     pub(super) fn notifies_from(&self, port: Port, remote: DomId, remote_port: Port) -> Option<u32> {
         let word = self.word(port)?.load(Ordering::Acquire);
-        Channel::is_connected(word, remote, remote_port).then_some((word >> 3) as u32 & 0x1fff)
+        Channel::is_connected(word, remote, remote_port).then_some((word >> 3) as u32 % VCPUS)
+    }
+
+    /// The same in the FIFO ABI.
+    pub(super) fn notifies_from_in_fifo(&self, port: Port, remote: DomId, remote_port: Port) -> Option<u32> {
+        let word = self.word(port)?.load(Ordering::Acquire);
+        let connected = word & FIFO != 0 && Channel::is_connected(word & !FIFO, remote, remote_port);
+        connected.then_some((word >> 3) as u32 % VCPUS)
     }
 
     /// Stores a port's new state. The caller holds the event lock and has grown the table.
     pub(super) fn store(&self, port: Port, channel: Channel) {
         if let Some(word) = self.word(port) {
-            word.store(channel.pack(), Ordering::Release);
+            let fifo = if self.is_fifo() { FIFO } else { 0 };
+            word.store(channel.pack() | fifo, Ordering::Release);
         }
     }
 

@@ -22,11 +22,13 @@
 //! | --- | --- |
 //! | `channel` | a port's states, its packed word, the growing port table |
 //! | `ops` | the `EVTCHNOP_*` that change ports |
-//! | `two_level` | pending, mask and selector bits: delivery |
+//! | `two_level` | delivery: pending, mask and selector bits |
+//! | `fifo` | delivery where the guest asked for queues |
 //! | `virq`, `pirq` | which port a virtual or physical interrupt is bound to |
 //! | `poll` | vcpus asleep in `SCHEDOP_poll` |
 
 pub mod channel;
+pub mod fifo;
 pub mod ops;
 pub mod pirq;
 pub mod poll;
@@ -34,6 +36,7 @@ pub mod two_level;
 pub mod virq;
 
 pub use channel::{Channel, Limits, Ports, Route, State};
+pub use fifo::{EventPage, Fifo};
 pub use ops::{Closed, Control, Rebound, Side};
 pub use two_level::{Delivery, SharedBits};
 

@@ -4,17 +4,22 @@
 //! before the first store, so an error leaves every table as it was. The errnos are those of
 //! Xen 4.17.
 
+use alloc::vec::Vec;
+
 use shared_abi::errno::Errno;
+use shared_abi::event_channel::EVTCHN_FIFO_PRIORITY_MIN;
 use shared_abi::xen::NR_VIRQS;
 use shared_abi::{DomId, Port};
 
-use super::channel::{Channel, PORTS, Ports, State};
+use super::channel::{Channel, Ports, State};
+use super::fifo::{self, Fifo};
 use super::two_level::{Delivery, SharedBits};
 use super::virq::is_global;
 
 /// What a domain's event lock guards beside its [`Ports`]: which ports are in use.
 pub struct Control {
-    used: [u64; (PORTS / 64) as usize],
+    /// A bit for each; those beyond it are free.
+    used: Vec<u64>,
     in_use: u32,
     dying: bool,
     reset_from: u32,
@@ -61,9 +66,7 @@ impl Default for Control {
 impl Control {
     /// All ports free but port 0.
     pub const fn new() -> Control {
-        let mut used = [0; (PORTS / 64) as usize];
-        used[0] = 1;
-        Control { used, in_use: 0, dying: false, reset_from: 0 }
+        Control { used: Vec::new(), in_use: 0, dying: false, reset_from: 0 }
     }
 
     /// From now on the domain gets no new port. The first step of its destruction, taken before
@@ -88,6 +91,31 @@ impl Control {
         Some(Port(word as u32 * 64 + bits.trailing_zeros()))
     }
 
+    /// The lowest free port from `from` on, which is not 0.
+    fn next_free(&self, from: u32) -> u32 {
+        let first = from as usize / 64;
+        let mut below = (1 << (from % 64)) - 1;
+        for (i, word) in self.used.iter().enumerate().skip(first) {
+            let taken = word | below;
+            if taken != u64::MAX {
+                return i as u32 * 64 + taken.trailing_ones();
+            }
+            below = 0;
+        }
+        from.max(self.used.len() as u32 * 64)
+    }
+
+    /// Makes room to mark `port`.
+    fn grow(&mut self, port: Port) -> Result<(), Errno> {
+        let words = port.0 as usize / 64 + 1;
+        if words > self.used.len() {
+            let words = words.next_power_of_two();
+            self.used.try_reserve_exact(words - self.used.len()).map_err(|_| Errno::ENOMEM)?;
+            self.used.resize(words, 0);
+        }
+        Ok(())
+    }
+
     fn mark(&mut self, port: Port, used: bool) {
         if let Some(word) = self.used.get_mut(port.0 as usize / 64) {
             let bit = 1 << (port.0 % 64);
@@ -104,17 +132,23 @@ impl Control {
 
 impl<B: SharedBits + ?Sized> Side<'_, B> {
     /// The lowest free port, its bucket made. Nothing is taken yet: [`Side::open`] does that.
-    fn free_port(&self) -> Result<Port, Errno> {
+    fn free_port(&mut self) -> Result<Port, Errno> {
         if self.ctl.dying {
             return Err(Errno::EINVAL);
         }
-        let with_room = self.ctl.used.iter().enumerate().find(|(_, word)| **word != u64::MAX);
-        let (word, bits) = with_room.ok_or(Errno::ENOSPC)?;
-        let port = Port(word as u32 * 64 + bits.trailing_ones());
+        let mut port = Port(self.ctl.next_free(1));
+        if self.ports.is_fifo() {
+            // One that the guest has not taken out of its queue since it was closed has to wait.
+            let fifo = self.bits.fifo().lock();
+            while port.0 < self.ports.limit() && fifo.as_ref().is_some_and(|fifo| fifo.is_linked(port)) {
+                port = Port(self.ctl.next_free(port.0 + 1));
+            }
+        }
         if port.0 >= self.ports.limit() {
             return Err(Errno::ENOSPC);
         }
         self.ports.grow(port)?;
+        self.ctl.grow(port)?;
         Ok(port)
     }
 
@@ -228,7 +262,7 @@ impl<B: SharedBits + ?Sized> Side<'_, B> {
     /// Frees a port: closed, notifying vcpu 0, not pending.
     fn free(&mut self, port: Port) {
         self.ports.store(port, Channel::FREE);
-        self.bits.clear_pending(port.0);
+        self.ports.forget(self.bits, port);
         self.ctl.mark(port, false);
         // A walk that closes everything does not come back to a port that is opened again.
         if port.0 == self.ctl.reset_from {
@@ -292,6 +326,117 @@ impl<B: SharedBits + ?Sized> Side<'_, B> {
         };
         self.ports.store(port, Channel { vcpu, ..channel });
         Ok(left)
+    }
+
+    /// `EVTCHNOP_init_control`, with a control block of `vcpu` at an offset of a frame that was checked
+    /// ([`fifo::check_offset`]). The first one has the domain use the FIFO ABI; `settle` then waits until no event is on
+    /// its way by the 2-level ABI any more. What was pending there is handed to `raised`.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such vcpu, `EINVAL` when it has a control block, `ENOMEM`.
+    pub fn init_control(
+        &mut self,
+        vcpu: u32,
+        page: B::Page,
+        offset: u32,
+        settle: impl FnOnce(),
+        mut raised: impl FnMut(Port, Delivery),
+    ) -> Result<(), Errno> {
+        if vcpu >= self.ports.vcpus() {
+            return Err(Errno::ENOENT);
+        }
+        if let Some(fifo) = &mut *self.bits.fifo().lock() {
+            if fifo.has_control(vcpu) {
+                return Err(Errno::EINVAL);
+            }
+            fifo.set_control(vcpu, page, offset);
+            return Ok(());
+        }
+        let before = self.ports.limit();
+        let mut fifo = Fifo::new(self.ports.vcpus(), self.ports.fifo_limit())?;
+        fifo.set_control(vcpu, page, offset);
+        *self.bits.fifo().lock() = Some(fifo);
+        self.ports.set_fifo(true);
+        settle();
+        let mut next = self.ctl.next_used(1);
+        while let Some(port) = next.filter(|port| port.0 < before) {
+            if self.bits.is_pending(port.0) {
+                let vcpu = self.ports.channel(port)?.vcpu;
+                raised(port, self.ports.set_pending(self.bits, port, vcpu));
+            }
+            next = self.ctl.next_used(port.0 + 1);
+        }
+        Ok(())
+    }
+
+    /// Whether `EVTCHNOP_expand_array` may be.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` when the domain does not use the FIFO ABI, `ENOSPC` when there are words for all ports.
+    pub fn may_expand(&self) -> Result<(), Errno> {
+        match &*self.bits.fifo().lock() {
+            None => Err(Errno::EOPNOTSUPP),
+            Some(fifo) if fifo.is_full() => Err(Errno::ENOSPC),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// `EVTCHNOP_expand_array` by a frame. What waited for its word is handed to `raised`.
+    ///
+    /// # Errors
+    /// As [`Side::may_expand`]; `ENOMEM`.
+    pub fn expand_array(
+        &mut self,
+        page: B::Page,
+        mut raised: impl FnMut(Port, Delivery),
+    ) -> Result<(), Errno> {
+        self.may_expand()?;
+        let last = fifo::last_queues()?;
+        let ports = self.bits.fifo().lock().as_mut().map_or(0..0, |fifo| fifo.expand(page, last));
+        for port in ports.map(Port) {
+            if self.bits.fifo().lock().as_mut().is_some_and(|fifo| fifo.take_early(port)) {
+                let vcpu = self.ports.channel(port)?.vcpu;
+                raised(port, self.ports.set_pending(self.bits, port, vcpu));
+            }
+        }
+        Ok(())
+    }
+
+    /// `EVTCHNOP_set_priority`: the queue that a port's next event goes to.
+    ///
+    /// # Errors
+    /// `EINVAL` when the table has never grown to `port` or there is no such priority; `ENOSYS` when the domain does
+    /// not use the FIFO ABI; `EACCES` of a port that is not open.
+    pub fn set_priority(&mut self, port: Port, priority: u32) -> Result<(), Errno> {
+        let state = self.ports.channel(port)?.state;
+        if !self.ports.is_fifo() {
+            return Err(Errno::ENOSYS);
+        }
+        if matches!(state, State::Free | State::Reserved) {
+            return Err(Errno::EACCES);
+        }
+        if priority > EVTCHN_FIFO_PRIORITY_MIN {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(fifo) = &mut *self.bits.fifo().lock() {
+            fifo.set_priority(port, priority);
+        }
+        Ok(())
+    }
+
+    /// The end of `EVTCHNOP_reset`: back to the 2-level ABI. What is returned gives the guest's frames back when it is
+    /// dropped, which needs no lock.
+    ///
+    /// # Errors
+    /// `EAGAIN` when a port was opened meanwhile.
+    pub fn end_fifo(&mut self) -> Result<Option<Fifo<B::Page>>, Errno> {
+        if self.ctl.in_use != 0 {
+            return Err(Errno::EAGAIN);
+        }
+        if self.ports.is_fifo() {
+            self.ports.set_fifo(false);
+        }
+        Ok(self.bits.fifo().lock().take())
     }
 
     /// The next port to close in `EVTCHNOP_reset` or the domain's destruction, with the domain

@@ -3,7 +3,7 @@
 //! lock by the interrupt path.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use shared_abi::Port;
 use shared_abi::errno::Errno;
@@ -12,12 +12,12 @@ use super::channel::{Ports, try_vec};
 use super::two_level::{Delivery, SharedBits};
 
 pub(super) struct PirqMap {
-    ports: Vec<AtomicU16>,
+    ports: Vec<AtomicU32>,
 }
 
 impl PirqMap {
     pub(super) fn new(pirqs: u32) -> Result<PirqMap, Errno> {
-        Ok(PirqMap { ports: try_vec(pirqs as usize, || AtomicU16::new(0))? })
+        Ok(PirqMap { ports: try_vec(pirqs as usize, || AtomicU32::new(0))? })
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -27,13 +27,13 @@ impl PirqMap {
     pub(super) fn get(&self, pirq: u32) -> Option<Port> {
         match self.ports.get(pirq as usize)?.load(Ordering::Acquire) {
             0 => None,
-            port => Some(Port(u32::from(port))),
+            port => Some(Port(port)),
         }
     }
 
     pub(super) fn set(&self, pirq: u32, port: Port) {
         if let Some(slot) = self.ports.get(pirq as usize) {
-            slot.store(port.0 as u16, Ordering::Release);
+            slot.store(port.0, Ordering::Release);
         }
     }
 }

@@ -96,7 +96,7 @@ impl Ports {
         let wants = if let [port] = ports { port.0 } else { ANY };
         self.pollers.count.fetch_add(1, Ordering::SeqCst);
         polls.store(wants, Ordering::SeqCst);
-        if bits.upcall_deliverable(vcpu) || ports.iter().any(|p| bits.is_pending(p.0)) {
+        if bits.upcall_deliverable(vcpu) || ports.iter().any(|p| self.is_pending(bits, *p)) {
             self.pollers.done(vcpu);
             return Ok(false);
         }

@@ -4,7 +4,7 @@
 //! never handed out, so 0 means "not bound".
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use shared_abi::errno::Errno;
 use shared_abi::xen::{NR_VIRQS, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU};
@@ -21,12 +21,12 @@ pub const fn is_global(virq: u32) -> bool {
 
 /// The ports of each vcpu's VIRQs. A global VIRQ stands in vcpu 0's.
 pub(super) struct VirqMap {
-    vcpus: Vec<[AtomicU16; NR_VIRQS as usize]>,
+    vcpus: Vec<[AtomicU32; NR_VIRQS as usize]>,
 }
 
 impl VirqMap {
     pub(super) fn new(vcpus: u32) -> Result<VirqMap, Errno> {
-        Ok(VirqMap { vcpus: try_vec(vcpus as usize, || [const { AtomicU16::new(0) }; NR_VIRQS as usize])? })
+        Ok(VirqMap { vcpus: try_vec(vcpus as usize, || [const { AtomicU32::new(0) }; NR_VIRQS as usize])? })
     }
 
     pub(super) fn vcpus(&self) -> u32 {
@@ -36,13 +36,13 @@ impl VirqMap {
     pub(super) fn get(&self, vcpu: u32, virq: u32) -> Option<Port> {
         match self.vcpus.get(vcpu as usize)?.get(virq as usize)?.load(Ordering::Acquire) {
             0 => None,
-            port => Some(Port(u32::from(port))),
+            port => Some(Port(port)),
         }
     }
 
     pub(super) fn set(&self, vcpu: u32, virq: u32, port: Port) {
         if let Some(slot) = self.vcpus.get(vcpu as usize).and_then(|v| v.get(virq as usize)) {
-            slot.store(port.0 as u16, Ordering::Release);
+            slot.store(port.0, Ordering::Release);
         }
     }
 }

@@ -4,15 +4,16 @@ use crate::access;
 use crate::domain::events::with_sides;
 use crate::domain::{Current, Domain, find};
 use crate::error::{HcResult, Stop};
-use crate::event::{Closed, Rebound, State};
-use crate::irq;
+use crate::event::{Closed, Rebound, State, fifo};
+use crate::{irq, mm};
 use alloc::sync::Arc;
 use core::mem::offset_of;
 use hv_machine::guest_mem;
+use hv_machine::x86_64::{percpu, tlb};
 use shared_abi::errno::Errno;
 use shared_abi::event_channel::*;
 use shared_abi::xen::NR_VIRQS;
-use shared_abi::{DomId, GuestAddr, Port, VcpuId};
+use shared_abi::{DomId, GuestAddr, Mfn, Port, VcpuId};
 
 /// `event_channel_op(cmd, arg)`.
 #[inline(always)]
@@ -22,6 +23,7 @@ pub fn event_channel_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 }
 
 /// `event_channel_op_compat(op)`: the older form, with the command in front of its argument.
+#[inline(never)]
 pub fn compat(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let at = GuestAddr(a[0]);
     match guest_mem::read::<u32>(at)? {
@@ -106,12 +108,43 @@ fn other_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             if !close_some(&target, 64) {
                 return Err(Stop::Retry);
             }
+            let fifo = with_sides(&target, None, |s, _| s.end_fifo())?;
+            drop(fifo);
         }
-        // The FIFO ABI is not offered: a guest that asks learns so and stays with two levels.
-        EVTCHNOP_INIT_CONTROL | EVTCHNOP_EXPAND_ARRAY | EVTCHNOP_SET_PRIORITY => return Err(Errno::ENOSYS.into()),
+        EVTCHNOP_INIT_CONTROL => {
+            let mut op: EvtchnInitControl = guest_mem::read(arg)?;
+            init_control(dom, &op)?;
+            op.link_bits = EVTCHN_FIFO_LINK_BITS as u8;
+            guest_mem::write(arg, &op)?;
+        }
+        EVTCHNOP_EXPAND_ARRAY => {
+            let op: EvtchnExpandArray = guest_mem::read(arg)?;
+            with_sides(dom, None, |s, _| s.may_expand())?;
+            let frame = mm::hold_writable(dom, Mfn(op.array_gfn.0))?;
+            with_sides(dom, None, |s, _| s.expand_array(frame.into(), |port, d| dom.told(port, d)))?;
+        }
+        EVTCHNOP_SET_PRIORITY => {
+            let op: EvtchnSetPriority = guest_mem::read(arg)?;
+            with_sides(dom, None, |s, _| s.set_priority(op.port, op.priority))?;
+        }
         _ => return Err(Errno::ENOSYS.into()),
     }
     Ok(0)
+}
+
+/// `EVTCHNOP_init_control`: what can be checked is, before a frame is held.
+fn init_control(dom: &Arc<Domain>, op: &EvtchnInitControl) -> Result<(), Stop> {
+    if op.vcpu.0 >= dom.ports.vcpus() {
+        return Err(Errno::ENOENT.into());
+    }
+    fifo::check_offset(op.offset)?;
+    let frame = mm::hold_writable(dom, Mfn(op.control_gfn.0))?;
+    // A CPU that answers is past whatever event it was sending.
+    let settle = || tlb::flush(tlb::online() & !(1 << percpu::cpu_id()));
+    with_sides(dom, None, |s, _| {
+        s.init_control(op.vcpu.0, frame.into(), op.offset, settle, |port, d| dom.told(port, d))
+    })?;
+    Ok(())
 }
 
 /// A port whose number couldn't be told to the guest is closed again.

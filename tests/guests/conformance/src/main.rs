@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod calls;
 mod events;
+mod fifo;
 mod grants;
 mod hardware;
 mod paging;
@@ -33,6 +34,7 @@ guest_kernel::main! {
         calls::ask();
         #[cfg(target_os = "none")]
         traps::ask();
+        fifo::ask();
         println!("answers end");
     }
 }

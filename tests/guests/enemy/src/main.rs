@@ -8,6 +8,7 @@
 //! | `wild` | random arguments to every hypercall (`seed=`, `count=`) | `enemy done` |
 //! | `tables` | pins, unpins, maps and forges entries of its own tables at random (`seed=`, `count=`) | `enemy done`, or `enemy wins` |
 //! | `exhaust` | takes all ports, grant frames and memory there are, and gives them back | `enemy done` |
+//! | `fifo` | writes at random over its event words and control block (`seed=`, `count=`) | `enemy done`, or `enemy wins` |
 //! | `domains` | as the control domain: creates domains until memory is out, and destroys them | `enemy done`, or `enemy wins` |
 //! | `triple` | takes an exception without a handler or a stack | the hypervisor ends it |
 //! | `spin` | never gives the processor up, with events masked | it doesn't |
@@ -27,6 +28,7 @@ mod blk;
 mod bytes;
 mod device;
 mod exhaust;
+mod fifo;
 mod net;
 mod quota;
 mod random;
@@ -50,6 +52,7 @@ guest_kernel::main! {
             "wild" => wild::attack(seed, count),
             "tables" => tables::attack(seed, count),
             "exhaust" => exhaust::attack(),
+            "fifo" => fifo::attack(seed, count),
             "domains" => domains::attack(),
             "triple" => raw::triple_fault(),
             "spin" => raw::spin(),

@@ -82,6 +82,30 @@ pub fn call(_nr: usize, _args: [usize; 5]) -> i64 {
     -38
 }
 
+/// Sets the word at `address`, of a frame that is only attacked with.
+#[cfg(target_os = "none")]
+pub fn poke(address: usize, value: u64) {
+    // SAFETY: the callers name mapped, aligned words of pages that they own; nothing of Rust's is there.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u64>(address).write_volatile(value) }
+}
+
+/// The word there.
+#[cfg(target_os = "none")]
+pub fn peek(address: usize) -> u64 {
+    // SAFETY: as for `poke`.
+    unsafe { core::ptr::with_exposed_provenance::<u64>(address).read_volatile() }
+}
+
+/// On the host nothing is mapped there.
+#[cfg(not(target_os = "none"))]
+pub fn poke(_address: usize, _value: u64) {}
+
+/// On the host nothing is mapped there.
+#[cfg(not(target_os = "none"))]
+pub fn peek(_address: usize) -> u64 {
+    0
+}
+
 /// An exception with neither a handler nor a stack.
 #[cfg(target_os = "none")]
 pub fn triple_fault() {

@@ -37,6 +37,13 @@ pub const TABLES: Attack = Attack {
     told: &["enemy tables 100000: ", "enemy done"],
     stays: false,
 };
+/// Event words and control block written over at random.
+pub const FIFO: Attack = Attack {
+    config: "enemy",
+    mode: "fifo seed=1 count=200000",
+    told: &["enemy fifo 200000: ", "enemy done"],
+    stays: false,
+};
 /// Every hypercall with random arguments.
 pub const WILD: Attack = Attack {
     config: "enemy",
@@ -117,6 +124,7 @@ pub fn attack(lab: &mut Lab, attack: &Attack) -> Result<()> {
 pub fn attack_checked(lab: &mut Lab) -> Result<()> {
     let built = kit::with_checked_hypervisor(kit::with_test_files()?)?;
     attack_on(lab, &built, &WILD)?;
+    attack_on(lab, &built, &FIFO)?;
     attack_on(lab, &built, &TABLES)
 }
 

@@ -138,6 +138,7 @@ fn to_power_off(machine: &mut Machine, vcpus: u32) -> Result<()> {
     ensure!(line.contains(&format!("200 processes came and went, {vcpus} cpu")), "{line}");
     machine.wait_for_end()?;
     let said = machine.said();
+    ensure!(said.contains("Using FIFO-based ABI"), "Linux uses no FIFO event channels");
     ensure!(!said.contains("Call Trace") && !said.contains("BUG:"), "Linux complains");
     Ok(())
 }

@@ -1,14 +1,18 @@
 //! Event channels against fake shared memory: single operations here, random sequences over
 //! three domains against a naive model in `model`.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::Arc;
 use std::vec::Vec;
+
+use hv_machine::lock::{Mutex, rank};
 
 use shared_abi::errno::Errno;
 use shared_abi::{DomId, Port};
 
 use super::*;
 
+mod fifo;
 mod model;
 
 /// A domain's shared_info and vcpu_infos.
@@ -18,6 +22,23 @@ pub(super) struct FakeBits {
     pub selector: Vec<AtomicU64>,
     pub upcall: Vec<AtomicBool>,
     pub upcall_masked: Vec<AtomicBool>,
+    pub fifo: Mutex<Option<Fifo<FakePage>>>,
+}
+
+/// A frame of the guest's, which it writes as well.
+#[derive(Clone)]
+pub(super) struct FakePage(pub Arc<[AtomicU32; 1024]>);
+
+impl FakePage {
+    pub fn new() -> FakePage {
+        FakePage(Arc::new([const { AtomicU32::new(0) }; 1024]))
+    }
+}
+
+impl EventPage for FakePage {
+    fn words(&self) -> &[AtomicU32; 1024] {
+        &self.0
+    }
 }
 
 impl FakeBits {
@@ -28,6 +49,7 @@ impl FakeBits {
             selector: (0..vcpus).map(|_| AtomicU64::new(0)).collect(),
             upcall: (0..vcpus).map(|_| AtomicBool::new(false)).collect(),
             upcall_masked: (0..vcpus).map(|_| AtomicBool::new(false)).collect(),
+            fifo: Mutex::new(rank::EVENT_QUEUE, None),
         }
     }
 
@@ -50,6 +72,10 @@ impl FakeBits {
 }
 
 impl SharedBits for FakeBits {
+    type Page = FakePage;
+    fn fifo(&self) -> &Mutex<Option<Fifo<FakePage>>> {
+        &self.fifo
+    }
     fn test_and_set_pending(&self, port: u32) -> bool {
         self.pending[port as usize / 64].fetch_or(1 << (port % 64), SeqCst) >> (port % 64) & 1 == 1
     }
@@ -110,7 +136,8 @@ fn send(from: &Dom, port: Port, to: &Dom) -> Result<Delivery, Errno> {
         Route::Own { vcpu } => Ok(from.ports.receive_own(&from.bits, port, vcpu)),
         Route::Peer { remote, port: at } => {
             assert_eq!(remote, to.id);
-            Ok(to.ports.receive(&to.bits, at, from.id, port))
+            let in_fifo = || to.ports.receive_in_fifo(&to.bits, at, from.id, port);
+            Ok(to.ports.receive(&to.bits, at, from.id, port).unwrap_or_else(in_fifo))
         }
     }
 }
@@ -173,7 +200,8 @@ fn a_send_that_raced_a_close_sets_nothing() {
     let _ = b.side().close(pb, Some(&mut a.side())).unwrap();
     let reused = b.side().bind_virq(0, 0).unwrap();
     assert_eq!(reused, pb);
-    assert_eq!(b.ports.receive(&b.bits, port, a.id, pa), Delivery::default());
+    assert_eq!(b.ports.receive(&b.bits, port, a.id, pa), None);
+    assert_eq!(b.ports.receive_in_fifo(&b.bits, port, a.id, pa), Delivery::default());
     assert!(!b.bits.is_pending(pb.0));
 }
 
@@ -260,7 +288,7 @@ fn a_port_past_the_table_is_an_error_everywhere() {
         assert_eq!(a.side().close(port, None), Err(Errno::EINVAL));
         assert_eq!(a.side().bind_vcpu(port, 0), Err(Errno::EINVAL));
         assert_eq!(a.side().bind_interdomain(None, port), Err(Errno::EINVAL));
-        assert_eq!(a.ports.receive(&a.bits, port, DomId(1), Port(1)), Delivery::default());
+        assert_eq!(a.ports.receive(&a.bits, port, DomId(1), Port(1)), None);
     }
     assert_eq!(a.side().close(Port(0), None), Err(Errno::EINVAL));
     assert_eq!(a.ports.route(Port(0)), Err(Errno::EINVAL));
