@@ -42,7 +42,7 @@ struct Row {
 
 /// Runs the rows whose names begin with one of `rows`, or all, everywhere.
 pub fn compared(rows: &[String]) -> Result<Compared> {
-    let kernel = paths::out().join("vmlinux");
+    let kernel = paths::out().join("vmlinuz");
     std::fs::copy(peer::linux()?, &kernel)?;
     let plugin = compiled("cc", "insnmix.c", "insnmix.so", &["-shared", "-fPIC", "-fvisibility=hidden"])?;
     // the kernel's own headers lie beside those of the other C library
@@ -61,7 +61,7 @@ pub fn compared(rows: &[String]) -> Result<Compared> {
     };
     let oxen = bench.as_dom0(&on(built.hypervisor), "oxen")?;
     let xen = bench.as_dom0(&on(peer::xen()?), "xen")?;
-    // QEMU starts the kernel itself by its PVH note, with one module
+    // QEMU starts the kernel itself, with the one module as its initrd
     let native = bench.natively(&Built { dom0: ramdisk.clone(), ..on(kernel.clone()) })?;
     Compared::new(&native, &oxen, &xen)
 }
