@@ -53,6 +53,43 @@ fn iret() {
     return_to("iret with a stack in code", 0xe030, 0xe033, 0x2, 0);
 }
 
+/// What registers a user has whom an `iret` with these flags (xen-x86_64.h `VGCF_in_syscall`) enters: the frame's, or
+/// those that `sysret` leaves.
+fn registers(name: &str, flags: u64) {
+    entry::reset();
+    let (rax, rcx, r11, start): (u64, u64, u64, u64);
+    // SAFETY: as for `return_to`; user mode is label 2, and a trap at once.
+    unsafe {
+        core::arch::asm!(
+            "lea r8, [rip + 3f]",
+            "mov [rip + resume_at], r8",
+            "mov [rip + resume_with], rsp",
+            "lea r8, [rip + 2f]",
+            "mov r9, rsp",
+            "push 0xe02b",
+            "push r9",
+            "push 2",
+            "push 0xe033",
+            "push r8",
+            "push rdx",
+            "push 5",
+            "push 6",
+            "push 7",
+            "mov eax, 23",
+            "syscall",
+            "2:",
+            "ud2",
+            "3:",
+            in("rdx") flags,
+            out("rax") rax, out("rcx") rcx, out("r8") start, out("r9") _, out("r11") r11,
+        );
+    }
+    tell(format_args!("{name}"));
+    answer(format_args!("  rax"), rax.cast_signed());
+    answer(format_args!("  rcx, -1 for rip"), if rcx == start { -1 } else { rcx.cast_signed() });
+    answer(format_args!("  r11"), r11.cast_signed());
+}
+
 fn user() {
     answer(format_args!("stack_switch"), call(nr::STACK_SWITCH, [0xe02b, entry::stack(), 0, 0, 0]));
     fill(&[15, l4_frame(), 0]);
@@ -96,11 +133,15 @@ fn user() {
         }};
     }
     user!("user: ud2", "ud2");
+    registers("iret to user mode", 0);
+    registers("iret to user mode, as after a system call", 0x100);
     user!("user: syscall", "mov eax, 17", "syscall");
     // Entered another way where events are to be masked, with the same frame.
     fill(&[2 | 1 << 16, entry::syscall()]);
     answer(format_args!("callback 2, masking"), call(nr::CALLBACK_OP, [0, buffer(0), 0, 0, 0]));
     user!("user: syscall, masking", "mov eax, 17", "syscall");
+    registers("iret to user mode, masking", 0);
+    registers("iret to user mode, as after a system call, masking", 0x100);
     user!("user: syscall, masking, with flags", "push 0x2008d7", "popfq", "syscall");
     user!("user: int 0x80", "int 0x80");
     user!("user: int 0x81, a kernel's", "int 0x81");
