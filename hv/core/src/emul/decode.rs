@@ -27,10 +27,21 @@ pub enum Op {
     Movnti,
     Xchg,
     Cmpxchg,
+    Cmpxchg8b,
     Xadd,
     Bts,
     Btr,
     Btc,
+    Rol,
+    Ror,
+    Rcl,
+    Rcr,
+    Shl,
+    Shr,
+    Sar,
+    Pop,
+    /// SETcc, with its condition as the opcode has it.
+    Set(u8),
     Stos,
     Movs,
     In,
@@ -170,6 +181,9 @@ const ALU: [Option<Op>; 8] = [
     Some(Op::Xor),
     None,
 ];
+
+/// By the register field of ModRM; 6 is another name of 4.
+const SHIFTS: [Op; 8] = [Op::Rol, Op::Ror, Op::Rcl, Op::Rcr, Op::Shl, Op::Shr, Op::Shl, Op::Sar];
 
 fn alu(n: u8) -> Result<Op, DecodeError> {
     ALU[usize::from(n & 7)].ok_or(DecodeError::Unknown)
@@ -331,6 +345,14 @@ impl Decoder<'_> {
                 let modrm = self.modrm()?;
                 Shape::new(Op::Mov, size, self.rm(&modrm, size)?, self.reg(modrm.reg, size))
             }
+            0x8f => {
+                let modrm = self.modrm()?;
+                if modrm.reg & 7 != 0 {
+                    return Err(DecodeError::Unknown);
+                }
+                let size = if self.word() == 2 { 2 } else { 8 };
+                Shape::new(Op::Pop, size, self.rm(&modrm, size)?, Operand::None)
+            }
             0xa2 | 0xa3 => {
                 let addr32 = self.prefixes.addr32;
                 let disp = self.signed(if addr32 { 4 } else { 8 })?;
@@ -350,6 +372,16 @@ impl Decoder<'_> {
             }
             0xaa | 0xab => {
                 Shape::new(Op::Stos, size, self.string_operand(Gpr::RDI, None), self.accumulator())
+            }
+            0xc0 | 0xc1 | 0xd0..=0xd3 => {
+                let modrm = self.modrm()?;
+                let rm = self.rm(&modrm, size)?;
+                let count = match opcode {
+                    0xd0 | 0xd1 => Operand::Imm(1),
+                    0xd2 | 0xd3 => Operand::Reg(Reg { gpr: Gpr::RCX, high: false }),
+                    _ => Operand::Imm(u64::from(self.byte()?)),
+                };
+                Shape::new(SHIFTS[usize::from(modrm.reg & 7)], size, rm, count)
             }
             0xc6 | 0xc7 => {
                 let modrm = self.modrm()?;
@@ -410,6 +442,10 @@ impl Decoder<'_> {
             0x30 => Shape::plain(Op::Wrmsr),
             0x31 => Shape::plain(Op::Rdtsc),
             0x32 => Shape::plain(Op::Rdmsr),
+            0x90..=0x9f => {
+                let modrm = self.modrm()?;
+                Shape::new(Op::Set(opcode & 0xf), 1, self.rm(&modrm, 1)?, Operand::None)
+            }
             0xa2 => Shape::plain(Op::Cpuid),
             0xab | 0xb3 | 0xbb => {
                 let op = match opcode {
@@ -438,6 +474,14 @@ impl Decoder<'_> {
                 let modrm = self.modrm()?;
                 let op = if opcode < 0xc0 { Op::Cmpxchg } else { Op::Xadd };
                 Shape::locking(op, size, self.rm(&modrm, size)?, self.reg(modrm.reg, size))
+            }
+            // That of 16 bytes is of two entries at once.
+            0xc7 if self.rex & REX_W == 0 => {
+                let modrm = self.modrm()?;
+                if modrm.mode == 3 || modrm.reg & 7 != 1 {
+                    return Err(DecodeError::Unknown);
+                }
+                Shape::locking(Op::Cmpxchg8b, 8, self.rm(&modrm, 8)?, Operand::None)
             }
             0xc3 if !self.mandatory() => {
                 let size = self.word();

@@ -76,6 +76,32 @@ pub fn keep_carry(before: u64, after: u64) -> u64 {
     after & !CF | before & CF
 }
 
+/// `rflags` with OF set to `overflow`.
+pub fn with_overflow(overflow: bool, rflags: u64) -> u64 {
+    rflags & !OF | if overflow { OF } else { 0 }
+}
+
+/// `rflags` with ZF set to `zero`: CMPXCHG8B.
+pub fn with_zero(zero: bool, rflags: u64) -> u64 {
+    rflags & !ZF | if zero { ZF } else { 0 }
+}
+
+/// Whether a condition of SETcc holds; `condition` is as the opcode has it, 0 to 15.
+pub fn holds(condition: u8, rflags: u64) -> bool {
+    let set = |flag| rflags & flag != 0;
+    let holds = match condition >> 1 & 7 {
+        0 => set(OF),
+        1 => set(CF),
+        2 => set(ZF),
+        3 => set(CF) || set(ZF),
+        4 => set(SF),
+        5 => set(PF),
+        6 => set(SF) != set(OF),
+        _ => set(ZF) || set(SF) != set(OF),
+    };
+    holds != (condition & 1 != 0)
+}
+
 /// `rflags` with CF set to `carry`: BTS, BTR, BTC.
 pub fn with_carry(carry: bool, rflags: u64) -> u64 {
     rflags & !CF | u64::from(carry)

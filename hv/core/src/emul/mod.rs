@@ -27,6 +27,7 @@ pub mod msr;
 pub mod operand;
 pub mod pagetable;
 pub mod privop;
+mod shift;
 
 #[cfg(test)]
 mod tests;

@@ -10,17 +10,19 @@
 
 use super::decode::{Insn, Op, decode};
 use super::fetch::Bytes;
-use super::operand::{Gpr, Mem, Operand, Reg, mask, read_reg, write_reg};
+use super::operand::{Gpr, Mem, MemBase, Operand, Reg, mask, read_reg, write_reg};
+use super::shift::shift;
 use super::{Cpu, Outcome, PtWrite, PtWriteError, Stop, flags, guest_range, retire};
 
 const RFLAGS_DF: u64 = 1 << 10;
 
-/// What an instruction leaves: the memory operand, the flags, and a register.
+/// What an instruction leaves: the memory operand, the flags, and registers.
 struct Effect {
     /// The operand's new value; `None`: nothing is stored (a CMPXCHG that compared unequal).
     memory: Option<u64>,
     rflags: u64,
-    register: Option<(Reg, u64)>,
+    /// Each with its size and value.
+    registers: [Option<(Reg, u8, u64)>; 2],
 }
 
 /// Emulates a write to the page-table page at `address` (CR2 of the page fault), made by the
@@ -98,17 +100,18 @@ fn store<C: Cpu>(cpu: &mut C, insn: &Insn, fault: u64) -> Result<(), Stop> {
         })?;
     }
     cpu.set_rflags(effect.rflags);
-    if let Some((reg, value)) = effect.register {
-        write_reg(cpu, reg, insn.size, value);
+    for (reg, size, value) in effect.registers.into_iter().flatten() {
+        write_reg(cpu, reg, size, value);
     }
     Ok(())
 }
 
 /// The linear address that is written. A bit instruction with its bit number in a register may
-/// address memory beyond its operand.
+/// address memory beyond its operand; POP counts from where the stack is after it.
 fn target<C: Cpu>(cpu: &C, insn: &Insn, mem: &Mem) -> u64 {
     let address = mem.linear(cpu, insn.len);
     match (insn.op, insn.src) {
+        (Op::Pop, _) if mem.base == MemBase::Reg(Gpr::RSP) => address.wrapping_add(u64::from(insn.size)),
         (Op::Bts | Op::Btr | Op::Btc, Operand::Reg(reg)) => {
             let bits = 8 * insn.size;
             let number = sign_extend(read_reg(cpu, reg, insn.size), insn.size) as i64;
@@ -137,7 +140,7 @@ fn effect<C: Cpu>(cpu: &mut C, insn: &Insn, old: u64) -> Result<Effect, Stop> {
     let carry = rflags & flags::CF != 0;
     let bit = src & (8 * u64::from(size) - 1);
     let was_set = old >> bit & 1 != 0;
-    let stored = |memory, rflags| Effect { memory: Some(memory), rflags, register: None };
+    let stored = |memory, rflags| Effect { memory: Some(memory), rflags, registers: [None; 2] };
     let computed = |(memory, rflags)| stored(memory, rflags);
     let logic = |memory| stored(memory, flags::logic(memory, size, rflags));
     let bits = |memory| stored(memory, flags::with_carry(was_set, rflags));
@@ -163,21 +166,41 @@ fn effect<C: Cpu>(cpu: &mut C, insn: &Insn, old: u64) -> Result<Effect, Stop> {
         Op::Bts => bits(old | 1 << bit),
         Op::Btr => bits(old & !(1 << bit)),
         Op::Btc => bits(old ^ 1 << bit),
-        Op::Xchg => Effect { register: source_register(insn, old)?, ..stored(src, rflags) },
+        Op::Xchg => Effect { registers: [source_register(insn, old)?, None], ..stored(src, rflags) },
         Op::Xadd => Effect {
-            register: source_register(insn, old)?,
+            registers: [source_register(insn, old)?, None],
             ..computed(flags::add(old, src, false, size, rflags))
         },
         Op::Cmpxchg => {
-            let accumulator = Reg { gpr: Gpr::RAX, high: false };
+            let accumulator = whole(Gpr::RAX);
             let expected = read_reg(cpu, accumulator, size);
             let (_, rflags) = flags::sub(expected, old, false, size, rflags);
             if expected == old {
                 stored(src, rflags)
             } else {
-                Effect { memory: None, rflags, register: Some((accumulator, old)) }
+                Effect { memory: None, rflags, registers: [Some((accumulator, size, old)), None] }
             }
         }
+        Op::Cmpxchg8b => {
+            let pair = |high, low| read_reg(cpu, whole(high), 4) << 32 | read_reg(cpu, whole(low), 4);
+            let equal = pair(Gpr::RDX, Gpr::RAX) == old;
+            let rflags = flags::with_zero(equal, rflags);
+            if equal {
+                stored(pair(Gpr::RCX, Gpr::RBX), rflags)
+            } else {
+                let registers = [(Gpr::RAX, old & mask(4)), (Gpr::RDX, old >> 32)];
+                Effect { memory: None, rflags, registers: registers.map(|(r, v)| Some((whole(r), 4, v))) }
+            }
+        }
+        Op::Rol | Op::Ror | Op::Rcl | Op::Rcr | Op::Shl | Op::Shr | Op::Sar => {
+            computed(shift(insn.op, old, src, size, rflags))
+        }
+        Op::Pop => {
+            let top = cpu.gpr(Gpr::RSP);
+            let moved = (whole(Gpr::RSP), 8, top.wrapping_add(u64::from(size)));
+            Effect { registers: [Some(moved), None], ..stored(read_memory(cpu, top, size)?, rflags) }
+        }
+        Op::Set(condition) => stored(flags::holds(condition, rflags).into(), rflags),
         _ => return Err(Stop::Unhandled),
     })
 }
@@ -192,9 +215,14 @@ fn read_memory<C: Cpu>(cpu: &mut C, address: u64, size: u8) -> Result<u64, Stop>
     Ok(u64::from_le_bytes(buf))
 }
 
-fn source_register(insn: &Insn, value: u64) -> Result<Option<(Reg, u64)>, Stop> {
+fn source_register(insn: &Insn, value: u64) -> Result<Option<(Reg, u8, u64)>, Stop> {
     match insn.src {
-        Operand::Reg(reg) => Ok(Some((reg, value))),
+        Operand::Reg(reg) => Ok(Some((reg, insn.size, value))),
         _ => Err(Stop::Unhandled),
     }
+}
+
+/// A register, and not the second byte of one.
+fn whole(gpr: Gpr) -> Reg {
+    Reg { gpr, high: false }
 }

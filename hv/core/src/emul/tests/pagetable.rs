@@ -68,6 +68,60 @@ fn exchanges() {
     assert!(cpu.done.is_empty());
 }
 
+#[test]
+fn pairs_are_exchanged() {
+    let halves = |cpu: &mut Model, compared: u64, new: u64| {
+        (cpu.gprs[0], cpu.gprs[2]) = (compared & 0xffff_ffff, compared >> 32);
+        (cpu.gprs[3], cpu.gprs[1]) = (new & 0xffff_ffff, new >> 32);
+    };
+    let mut cpu = machine(b"\xf0\x0f\xc7\x0f", OLD);
+    halves(&mut cpu, OLD, 0x1122_3344_5566_7788);
+    assert_eq!((store(&mut cpu), cpu.rflags & 0x40), (0x1122_3344_5566_7788, 0x40));
+    let mut cpu = machine(b"\x0f\xc7\x0f", OLD);
+    halves(&mut cpu, OLD ^ 1 << 40, 5);
+    assert_eq!((store(&mut cpu), cpu.rflags & 0x40), (OLD, 0));
+    assert_eq!((cpu.gprs[0], cpu.gprs[2]), (OLD & 0xffff_ffff, OLD >> 32));
+    assert!(cpu.done.is_empty());
+}
+
+#[test]
+fn a_pop_stores_what_the_stack_has() {
+    let mut cpu = machine(b"\x8f\x07", OLD);
+    cpu.put(0x2000, &0x1122_3344_5566_7788u64.to_le_bytes());
+    cpu.gprs[4] = 0x2000;
+    assert_eq!((store(&mut cpu), cpu.gprs[4]), (0x1122_3344_5566_7788, 0x2008));
+    // By the stack pointer itself: as it is after the pop.
+    let mut cpu = machine(b"\x8f\x44\x24\xf8", OLD);
+    cpu.gprs[4] = ENTRY;
+    assert_eq!((store(&mut cpu), cpu.gprs[4]), (OLD, ENTRY + 8));
+    // Of two bytes the stack moves by two, and its pointer whole.
+    let mut cpu = machine(b"\x66\x8f\x07", OLD);
+    cpu.put(0x1_fffe, &[0x34, 0x12, 0, 0]);
+    cpu.gprs[4] = 0x1_fffe;
+    assert_eq!((store(&mut cpu), cpu.gprs[4]), (OLD & !0xffff | 0x1234, 0x2_0000));
+}
+
+#[test]
+fn conditions() {
+    // Carry 1, parity 4, zero 0x40, sign 0x80, overflow 0x800: when each of the even conditions holds.
+    let even = [0x800, 1, 0x40, 0x41, 0x80, 4, 0x80, 0xc0];
+    for (n, flag) in even.into_iter().enumerate() {
+        for (flags, holds) in [(flag, true), (0, false)] {
+            for negated in 0..2u8 {
+                let mut cpu = machine(&[0x0f, 0x90 + 2 * n as u8 + negated, 0x07], OLD);
+                cpu.rflags |= flags;
+                let value = u64::from(holds != (negated == 1));
+                assert_eq!(store(&mut cpu), OLD & !0xff | value, "condition {n}, {flags:#x}");
+            }
+        }
+    }
+    for (condition, flags, value) in [(12, 0x880, 0), (14, 0x880, 0), (14, 0x800, 1), (6, 1, 1), (6, 0x40, 1)] {
+        let mut cpu = machine(&[0x0f, 0x90 + condition, 0x07], OLD);
+        cpu.rflags |= flags;
+        assert_eq!(store(&mut cpu), OLD & !0xff | value);
+    }
+}
+
 /// A BTS whose bit number points beyond its operand, as Xen 4.17 executes it.
 #[test]
 fn bit_numbers_may_be_negative() {
@@ -232,6 +286,53 @@ proptest! {
         };
         prop_assert_eq!(result, old & !(0xff << shift) | u64::from(new) << shift);
         prop_assert_eq!(cpu.rflags & 1 != 0, carry);
+    }
+
+    /// Each shift and rotation of each size, by Rust's own.
+    #[test]
+    fn shifts(old: u64, count: u8, kind in 0u8..8, size in 0usize..4, carry: bool) {
+        let bits = [8u32, 16, 32, 64][size];
+        let (prefix, opcode): (&[u8], u8) = [(&b""[..], 0xc0), (b"\x66", 0xc1), (b"", 0xc1), (b"\x48", 0xc1)][size];
+        let code = [prefix, &[opcode, 0x07 | kind << 3, count]].concat();
+        let mut cpu = machine(&code, old);
+        cpu.rflags |= u64::from(carry);
+        let before = cpu.rflags;
+        let result = store(&mut cpu);
+        let field = u64::MAX >> (64 - bits);
+        let n = u32::from(count) & if bits == 64 { 63 } else { 31 };
+        let value = u128::from(old & field);
+        let signed = ((old & field) << (64 - bits)) as i64 >> (64 - bits);
+        let wide = |n: u32, width: u32, value: u128| {
+            let n = n % width;
+            (value << n | value >> (width - n)) & (u128::MAX >> (128 - width))
+        };
+        // With the carry above it, as RCL and RCR turn it.
+        let with_carry = value | u128::from(carry) << bits;
+        let (expected, out) = match kind {
+            0 => (wide(n, bits, value), wide(n, bits, value) & 1),
+            1 => (wide(bits - n % bits, bits, value), wide(bits - n % bits, bits, value) >> (bits - 1)),
+            2 => (wide(n, bits + 1, with_carry), wide(n, bits + 1, with_carry) >> bits),
+            3 => {
+                let turned = wide(bits + 1 - n % (bits + 1), bits + 1, with_carry);
+                (turned, turned >> bits)
+            }
+            4 | 6 => (value << n, value << n >> bits),
+            5 => (value >> n, if n == 0 { 0 } else { value >> (n - 1) }),
+            _ => (signed as i128 as u128 >> n, if n == 0 { 0 } else { (i128::from(signed) >> (n - 1)) as u128 }),
+        };
+        prop_assert_eq!(result, old & !field | expected as u64 & field);
+        if n == 0 {
+            prop_assert_eq!(cpu.rflags, before);
+        } else {
+            prop_assert_eq!(u128::from(cpu.rflags & 1), out & 1, "carry of {} by {} in {} bits", kind, n, bits);
+            if kind > 3 {
+                prop_assert_eq!(cpu.rflags & 0x40 != 0, expected as u64 & field == 0);
+            }
+            if n == 1 {
+                let changed = (result ^ old) >> (bits - 1) & 1;
+                prop_assert_eq!(cpu.rflags >> 11 & 1, changed, "overflow");
+            }
+        }
     }
 
     #[test]
