@@ -31,7 +31,7 @@ pub fn create(handle: DomainHandle, vcpus: u32) -> Result<DomId> {
         max_evtchn_port: 1023,
         max_grant_frames: -1,
         max_maptrack_frames: -1,
-        grant_opts: 1,
+        grant_opts: 2,
         ..Default::default()
     };
     let domain = simple(XEN_DOMCTL_CREATEDOMAIN, DomId(0), |d| d.set_createdomain(config))?.domain;

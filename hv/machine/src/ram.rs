@@ -180,6 +180,33 @@ impl View<'_> {
     }
 }
 
+/// Bytes of a cache's line, on every 64-bit processor.
+const LINE: usize = 64;
+
+impl View<'_> {
+    /// Writes bytes of the frame back from the processors' caches, which forget them.
+    pub fn write_back(&self, offset: usize, bytes: usize) {
+        let at = self.ram.at(self.mfn, offset, bytes);
+        let before = at.addr() % LINE;
+        for line in (0..before + bytes).step_by(LINE) {
+            // SAFETY: every line has a byte of the range, which `at` bounds.
+            unsafe { write_back_line(at.wrapping_sub(before).wrapping_add(line)) }
+        }
+    }
+}
+
+/// # Safety
+/// A byte of the line must be readable.
+#[cfg(target_os = "none")]
+unsafe fn write_back_line(line: *const u8) {
+    // SAFETY: the caller's promise; contents stay as they are.
+    unsafe { core::arch::asm!("clflush [{}]", in(reg) line, options(nostack, preserves_flags)) }
+}
+
+/// On the host there is no need.
+#[cfg(not(target_os = "none"))]
+unsafe fn write_back_line(_: *const u8) {}
+
 impl View<'_> {
     /// Whether every byte of the frame is zero.
     pub fn is_zero(&self) -> bool {
@@ -209,6 +236,11 @@ impl<'a> Page<'a> {
         assert!(offset.is_multiple_of(8), "unaligned access");
         // SAFETY: `at` bounds all N words, the assertion aligns them, and atomics may be shared with guests.
         unsafe { &*self.0.ram.at(self.0.mfn, offset, 8 * N).cast() }
+    }
+    /// The whole frame as half-words of 16 bits.
+    pub fn halves(&self) -> &'a [AtomicU16; FRAME_BYTES / 2] {
+        // SAFETY: as for `words`.
+        unsafe { &*self.0.ram.at(self.0.mfn, 0, FRAME_BYTES).cast() }
     }
 }
 

@@ -59,6 +59,7 @@ const ALL: &[Scenario] = &[
     ("enemy::exhausts", |lab| enemy::attack(lab, &enemy::EXHAUST)),
     ("enemy::forges_tables", |lab| enemy::attack(lab, &enemy::TABLES)),
     ("enemy::corrupts_event_words", |lab| enemy::attack(lab, &enemy::FIFO)),
+    ("enemy::scribbles_grants", |lab| enemy::attack(lab, &enemy::GRANTS)),
     ("enemy::calls_wildly", |lab| enemy::attack(lab, &enemy::WILD)),
     ("enemy::creates_domains", enemy::creates_domains),
     ("enemy::spins", |lab| enemy::attack(lab, &enemy::SPIN)),

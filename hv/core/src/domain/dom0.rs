@@ -178,7 +178,7 @@ pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
         control: true,
         max_vcpus: plan.vcpus,
         max_port: u32::MAX,
-        grants: Limits::DEFAULT,
+        grants: Limits::MOST,
         policy: policy(Kind::HardwareDomain),
     })
     .map_err(|_| "no memory for dom0")?;

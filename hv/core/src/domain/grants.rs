@@ -10,7 +10,7 @@ use hv_machine::frame::Work;
 use hv_machine::lock::{Mutex, rank};
 use shared_abi::DomId;
 use shared_abi::errno::Errno;
-use shared_abi::grant_table::GNTST_OKAY;
+use shared_abi::grant_table::{GNTST_GENERAL_ERROR, GNTST_OKAY};
 
 /// Limits of a domain's grants.
 #[derive(Clone, Copy, Debug)]
@@ -19,16 +19,29 @@ pub struct Limits {
     pub frames: u32,
     /// Frames of records of its mappings, as Xen counts them.
     pub maptrack_frames: u32,
+    /// The highest version of its table's entries.
+    pub version: u32,
 }
 
 impl Limits {
-    /// What a domain gets whose creator names none (Xen's defaults).
-    pub const DEFAULT: Limits = Limits { frames: 64, maptrack_frames: 1024 };
+    /// The most that a domain may get, and what it gets whose creator names nothing (Xen's defaults).
+    pub const MOST: Limits = Limits { frames: 64, maptrack_frames: 1024, version: 2 };
 
-    /// From domctl's createdomain, where negative means the default.
-    pub fn from_config(table: i32, maptrack: i32) -> Limits {
-        let or = |v: i32, d: u32| u32::try_from(v).map_or(d, |v| v.min(1 << 16));
-        Limits { frames: or(table, Self::DEFAULT.frames), maptrack_frames: or(maptrack, Self::DEFAULT.maptrack_frames) }
+    /// From domctl's createdomain, where negative numbers of frames mean the most.
+    ///
+    /// # Errors
+    /// `EINVAL` of more than the most, and of a table without frames or version.
+    pub fn from_config(table: i32, maptrack: i32, options: u32) -> Result<Limits, Errno> {
+        let or = |v: i32, most: u32| u32::try_from(v).unwrap_or(most);
+        let limits = Limits {
+            frames: or(table, Self::MOST.frames),
+            maptrack_frames: or(maptrack, Self::MOST.maptrack_frames),
+            version: options,
+        };
+        let ok = (1..=Self::MOST.frames).contains(&limits.frames)
+            && limits.maptrack_frames <= Self::MOST.maptrack_frames
+            && (1..=Self::MOST.version).contains(&limits.version);
+        if ok { Ok(limits) } else { Err(Errno::EINVAL) }
     }
 }
 
@@ -43,7 +56,8 @@ pub struct Grants {
 impl Grants {
     /// An empty table for `owner`.
     pub fn new(owner: DomId, limits: Limits) -> Result<Grants, Errno> {
-        let table = GrantTable::new(frames(), owner, limits.frames.max(1)).map_err(|_| Errno::ENOMEM)?;
+        let table = GrantTable::new(frames(), owner, limits.frames, limits.version);
+        let table = table.map_err(|_| Errno::ENOMEM)?;
         Ok(Grants {
             table: Mutex::new(rank::GRANT, table),
             maptrack: Mutex::new(rank::MAPTRACK, Maptrack::new(limits.maptrack_frames)),
@@ -57,10 +71,13 @@ pub fn status(r: Result<(), Failure>) -> Result<i16, Stop> {
         Ok(()) => Ok(GNTST_OKAY),
         Err(Failure::Status(s)) => Ok(s),
         Err(Failure::Again) => Err(Stop::Retry),
+        // (Neither comes so far.)
+        Err(Failure::Special | Failure::Through(..)) => Ok(GNTST_GENERAL_ERROR),
     }
 }
 
 /// All domains' tables, as the caller finds them.
+#[derive(Clone, Copy)]
 pub struct All<'a>(pub &'a Arc<Domain>);
 
 impl Tables<'static> for All<'_> {
@@ -71,10 +88,12 @@ impl Tables<'static> for All<'_> {
         if dom == DomId::SELF || dom == self.0.id { Some(self.0.clone()) } else { find(dom) }
     }
 
+    #[inline(always)]
     fn with<R>(&self, dom: &Arc<Domain>, act: impl FnOnce(&mut GrantTable<'static>) -> R) -> R {
         act(&mut dom.grants.table.lock())
     }
 
+    #[inline]
     fn ended(&self, dom: Arc<Domain>) {
         ended(&dom);
     }

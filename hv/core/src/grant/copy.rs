@@ -4,7 +4,7 @@
 //! a page): a side stays claimed until a request names another, or the list ends ([`Copies::end`]). While
 //! it is claimed, the grant is in use, as a mapping's is.
 
-use hv_machine::frame::{self, Frame, FrameTable, Work, Writable};
+use hv_machine::frame::{self, Frame, FrameTable, Stop, Work, Writable};
 use hv_machine::ram::View;
 use shared_abi::grant_table::{
     GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GNTST_BAD_COPY_ARG, GNTST_BAD_DOMAIN, GNTST_BAD_PAGE,
@@ -12,12 +12,12 @@ use shared_abi::grant_table::{
 };
 use shared_abi::{DomId, GrantRef, Mfn};
 
-use super::Failure;
+use super::active::{Active, Use, Want};
 use super::table::GrantTable;
-use super::v1::Use;
+use super::{Failure, special};
 
 /// Finds domains' grant tables.
-pub trait Tables<'t> {
+pub trait Tables<'t>: Copy {
     /// A domain that was found.
     type Domain;
 
@@ -33,22 +33,27 @@ pub trait Tables<'t> {
 
 /// How a request names one side's frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Name {
+pub(super) struct Name {
     /// The reference, or the frame's number.
     number: u64,
     dom: DomId,
-    by_ref: bool,
+    pub by_ref: bool,
 }
 
 impl Name {
     #[inline]
-    fn new(ptr: &GnttabCopyPtr, by_ref: bool) -> Name {
+    pub fn new(ptr: &GnttabCopyPtr, by_ref: bool) -> Name {
         Name { number: ptr.gmfn().0, dom: ptr.domid, by_ref }
     }
 
     #[inline]
-    fn gref(self) -> GrantRef {
+    pub fn gref(self) -> GrantRef {
         GrantRef(self.number as u32)
+    }
+
+    #[inline]
+    pub fn granter<'t, T: Tables<'t>>(self, tables: T) -> Result<T::Domain, Failure> {
+        Ok(tables.find(self.dom).ok_or(GNTST_BAD_DOMAIN)?)
     }
 }
 
@@ -95,6 +100,15 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     /// `GNTST_BAD_DOMAIN`; else as for a mapping. [`Failure::Again`] has copied nothing.
     #[inline]
     pub fn copy(&mut self, op: &GnttabCopy, work: &mut Work<'_>) -> Result<(), Failure> {
+        match self.copy_frames(op, work) {
+            Err(Failure::Special) => special::copy(self.me, self.frames, self.tables, *op, work),
+            done => done,
+        }
+    }
+
+    /// Does one between whole frames.
+    #[inline(always)]
+    fn copy_frames(&mut self, op: &GnttabCopy, work: &mut Work<'_>) -> Result<(), Failure> {
         let source = Name::new(&op.source, op.flags & GNTCOPY_SOURCE_GREF != 0);
         if self.source.as_ref().is_some_and(|side| side.name != source) {
             self.end_source(work);
@@ -147,13 +161,13 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
 
     fn claim_source(&mut self, name: Name) -> Result<(), Failure> {
         let (view, held) = if name.by_ref {
-            let granter = self.granter(name)?;
-            let using = Use { by: self.me, write: false, map: false };
-            let view = self.tables.with(&granter, |table| table.pin(name.gref(), using).map(Frame::view))?;
+            let granter = name.granter(self.tables)?;
+            let using = Use { by: self.me, write: false, want: Want::Whole };
+            let view = |active: &Active<'t>| Ok(active.frame()?.view());
+            let view = self.tables.with(&granter, |table| table.pin(name.gref(), using).and_then(view))?;
             (view, Held::Granted(granter))
         } else {
-            let frame = self.frames.get(self.own(name)?, self.me);
-            let frame = frame.map_err(|stop| Failure::stop(stop, GNTST_BAD_PAGE))?;
+            let frame = self.frames.get(own(self.tables, name)?, self.me).map_err(not_to_be_read)?;
             (frame.view(), Held::Own(frame))
         };
         self.source = Some(Source { name, view, held });
@@ -161,42 +175,30 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
     }
 
     fn claim_dest(&mut self, name: Name, work: &mut Work<'_>) -> Result<(), Failure> {
-        let error = |stop| Failure::stop(stop, GNTST_GENERAL_ERROR);
-        let (frame, granter) = if name.by_ref {
-            let granter = self.granter(name)?;
-            let using = Use { by: self.me, write: true, map: false };
-            let frame = self.tables.with(&granter, |table| {
-                let mfn = table.pin(name.gref(), using)?.mfn();
-                let frame = self.frames.get_writable(mfn, table.owner(), work).map_err(error);
-                frame.inspect_err(|_| table.unpin(name.gref(), true))
+        let (mfn, owner, granter) = if name.by_ref {
+            let granter = name.granter(self.tables)?;
+            let using = Use { by: self.me, write: true, want: Want::Whole };
+            let (mfn, owner) = self.tables.with(&granter, |table| {
+                let owner = table.owner();
+                table.pin(name.gref(), using).and_then(|active| Ok((active.frame()?.mfn(), owner)))
             })?;
-            (frame, Some(granter))
+            (mfn, owner, Some(granter))
         } else {
-            let mfn = self.own(name)?;
-            let frame = self.frames.get_writable(mfn, self.me, work).map_err(|stop| {
-                // Not one's own: a bad page. One's own, but in use as a page table: an error.
-                let is_own = self.frames.get(mfn, self.me).is_ok();
-                if is_own { error(stop) } else { Failure::stop(stop, GNTST_BAD_PAGE) }
-            })?;
-            (frame, None)
+            (own(self.tables, name)?, self.me, None)
         };
-        self.dest = Some(Dest { name, frame, granter });
-        Ok(())
-    }
-
-    #[inline]
-    fn granter(&self, name: Name) -> Result<T::Domain, Failure> {
-        Ok(self.tables.find(name.dom).ok_or(GNTST_BAD_DOMAIN)?)
-    }
-
-    /// What a side by frame number must be: the caller's own. Whether another domain exists is said first.
-    #[inline(always)]
-    fn own(&self, name: Name) -> Result<Mfn, Failure> {
-        if name.dom == DomId::SELF {
-            return Ok(Mfn(name.number));
+        match self.frames.get_writable(mfn, owner, work) {
+            Ok(frame) => {
+                self.dest = Some(Dest { name, frame, granter });
+                Ok(())
+            }
+            Err(stop) => {
+                let refused = not_to_be_written(stop, self.frames, mfn, self.me, granter.is_some());
+                if let Some(granter) = granter {
+                    self.end_use(name, true, granter);
+                }
+                Err(refused)
+            }
         }
-        self.granter(name)?;
-        Err(GNTST_PERMISSION_DENIED.into())
     }
 
     #[inline]
@@ -204,4 +206,33 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
         self.tables.with(&granter, |table| table.unpin(name.gref(), write));
         self.tables.ended(granter);
     }
+}
+
+/// What a side by frame number must be: the caller's own. Whether another domain exists is said first.
+#[inline(always)]
+pub(super) fn own<'t, T: Tables<'t>>(tables: T, name: Name) -> Result<Mfn, Failure> {
+    if name.dom == DomId::SELF {
+        return Ok(Mfn(name.number));
+    }
+    name.granter(tables)?;
+    Err(GNTST_PERMISSION_DENIED.into())
+}
+
+/// Why the caller's own source can't be read.
+pub(super) fn not_to_be_read(stop: Stop) -> Failure {
+    Failure::stop(stop, GNTST_BAD_PAGE)
+}
+
+/// Why a destination can't be written. Not one's own: a bad page. Granted or one's own, but in use as a page table: an
+/// error.
+#[cold]
+pub(super) fn not_to_be_written(
+    stop: Stop,
+    frames: &FrameTable,
+    mfn: Mfn,
+    me: DomId,
+    granted: bool,
+) -> Failure {
+    let is_error = granted || frames.get(mfn, me).is_ok();
+    Failure::stop(stop, if is_error { GNTST_GENERAL_ERROR } else { GNTST_BAD_PAGE })
 }

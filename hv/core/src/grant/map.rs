@@ -13,9 +13,9 @@ use shared_abi::grant_table::{
 use shared_abi::{DomId, GrantRef, Mfn, pte};
 
 use super::Failure;
+use super::active::{Use, Want};
 use super::maptrack::{Maptrack, PARTS, Track};
 use super::table::GrantTable;
-use super::v1::Use;
 
 /// The mapping domain's side of an operation.
 pub struct Space<'a, 't> {
@@ -189,8 +189,8 @@ pub fn map<'t>(
     }
     let vacancy = track.vacancy()?;
     let write = op.flags & GNTMAP_READONLY == 0;
-    let (owner, using) = (granter.owner(), Use { by: space.dom, write, map: true });
-    let mfn = granter.pin(op.gref, using)?.mfn();
+    let (owner, using) = (granter.owner(), Use { by: space.dom, write, want: Want::Map });
+    let mfn = granter.pin(op.gref, using)?.frame()?.mfn();
 
     let mut device_use = None;
     let mut done = Ok(());

@@ -60,9 +60,9 @@ pub fn dispatch(cur: &mut Current<'_>) {
             return finish(cur, result, |r| (r.rdi, r.rsi) = (args[0], args[1]));
         }
         nr::GRANT_TABLE_OP => {
-            let mut rest = Rest { list: r.rsi, count: r.rdx };
+            let mut rest = Rest { command: r.rdi, list: r.rsi, count: r.rdx };
             let result = grant_table_op::operate(cur, r.rdi as u32, &mut rest);
-            return finish(cur, result, |r| (r.rsi, r.rdx) = (rest.list, rest.count));
+            return finish(cur, result, |r| (r.rdi, r.rsi, r.rdx) = (rest.command, rest.list, rest.count));
         }
         _ => return dispatch_any(cur),
     };

@@ -181,7 +181,7 @@ fn physinfo() -> SysctlPhysinfo {
         nr_nodes: 1,
         max_node_id: 0,
         cpu_khz: (clock::tsc_hz() / 1000) as u32,
-        capabilities: XEN_SYSCTL_PHYSCAP_PV | XEN_SYSCTL_PHYSCAP_GNTTAB_V1,
+        capabilities: XEN_SYSCTL_PHYSCAP_PV | XEN_SYSCTL_PHYSCAP_GNTTAB_V1 | XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
         total_pages: total,
         free_pages: frames().free_frames(),
         outstanding_pages: crate::mm::account::claimed(),

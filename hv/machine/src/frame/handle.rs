@@ -75,6 +75,11 @@ impl<'t, S: State> Frame<'t, S> {
         self.mfn
     }
 
+    /// Whose it is, for as long as this is held.
+    pub fn owner(&self) -> DomId {
+        self.table.at(self.mfn).word().owner()
+    }
+
     /// The frame's contents, to read.
     pub fn view(&self) -> View<'t> {
         self.table.ram().view(self.mfn)
@@ -274,6 +279,11 @@ impl<'t> Shared<'t> {
     /// The frame.
     pub fn mfn(&self) -> Mfn {
         Mfn(self.mfn.into())
+    }
+
+    /// Whether a domain maps it at this moment.
+    pub fn is_mapped(&self) -> bool {
+        self.table.at(self.mfn).word().refs() > 1
     }
 
     /// Its contents. Guests may change them at any moment.

@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | `wild` | random arguments to every hypercall (`seed=`, `count=`) | `enemy done` |
 //! | `tables` | pins, unpins, maps and forges entries of its own tables at random (`seed=`, `count=`) | `enemy done`, or `enemy wins` |
+//! | `grants` | scribbles into its grant table and uses it, of one version or the other (`seed=`, `count=`) | `enemy done`, or `enemy wins` |
 //! | `exhaust` | takes all ports, grant frames and memory there are, and gives them back | `enemy done` |
 //! | `fifo` | writes at random over its event words and control block (`seed=`, `count=`) | `enemy done`, or `enemy wins` |
 //! | `domains` | as the control domain: creates domains until memory is out, and destroys them | `enemy done`, or `enemy wins` |
@@ -29,6 +30,7 @@ mod bytes;
 mod device;
 mod exhaust;
 mod fifo;
+mod grants;
 mod net;
 mod quota;
 mod random;
@@ -51,6 +53,7 @@ guest_kernel::main! {
         match mode {
             "wild" => wild::attack(seed, count),
             "tables" => tables::attack(seed, count),
+            "grants" => grants::attack(seed, count),
             "exhaust" => exhaust::attack(),
             "fifo" => fifo::attack(seed, count),
             "domains" => domains::attack(),

@@ -44,6 +44,13 @@ pub const FIFO: Attack = Attack {
     told: &["enemy fifo 200000: ", "enemy done"],
     stays: false,
 };
+/// Its own grant table, of both versions.
+pub const GRANTS: Attack = Attack {
+    config: "enemy",
+    mode: "grants seed=1 count=100000",
+    told: &["enemy grants 100000: ", "enemy done"],
+    stays: false,
+};
 /// Every hypercall with random arguments.
 pub const WILD: Attack = Attack {
     config: "enemy",
@@ -125,6 +132,7 @@ pub fn attack_checked(lab: &mut Lab) -> Result<()> {
     let built = kit::with_checked_hypervisor(kit::with_test_files()?)?;
     attack_on(lab, &built, &WILD)?;
     attack_on(lab, &built, &FIFO)?;
+    attack_on(lab, &built, &GRANTS)?;
     attack_on(lab, &built, &TABLES)
 }
 

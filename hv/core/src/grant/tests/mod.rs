@@ -10,10 +10,12 @@ use hv_machine::frame::{Cpus, Frame, FrameTable, HV_SLOTS, L4, Limit, Rights, St
 use shared_abi::grant_table::*;
 use shared_abi::{DomId, GrantRef, Mfn, pte};
 
+use super::active::{Use, Want};
 use super::*;
 
 mod model;
 mod stories;
+mod version_2;
 
 struct FakeCpus(AtomicUsize);
 
@@ -67,8 +69,11 @@ impl World {
         Work::new(self.frames, u32::MAX)
     }
 
-    /// What the granting guest writes into its table.
+    /// What the granting guest writes into its table: in version 2 the whole frame is the part, if it is one.
     pub fn write_entry(&self, dom: usize, gref: u32, flags: u16, to: DomId, mfn: Mfn) {
+        if self.doms[dom].table.borrow().version() == 2 {
+            return self.write_v2(dom, gref, flags & !MARKS, to, 4096 << 16, mfn.0);
+        }
         let mut work = self.work();
         let (frame, index) = (self.doms[dom].table.borrow().frame(gref / 512).unwrap(), gref % 512);
         let page = self.frames.get_writable(frame, self.doms[dom].id, &mut work).unwrap();
@@ -77,10 +82,23 @@ impl World {
         page.release(&mut work);
     }
 
-    pub fn entry_flags(&self, dom: usize, gref: u32) -> u16 {
-        let frame = self.doms[dom].table.borrow().frame(gref / 512).unwrap();
+    /// Flags, with the marks, domain and frame.
+    pub fn entry(&self, dom: usize, gref: u32) -> (u16, DomId, u64) {
+        let version = self.doms[dom].table.borrow().version() as usize;
+        let per_frame = 512 / version as u32;
+        let frame = self.doms[dom].table.borrow().frame(gref / per_frame).unwrap();
         let page = self.frames.get(frame, self.doms[dom].id).unwrap();
-        page.view().load_u16((gref % 512) as usize * 8)
+        let at = (gref % per_frame) as usize * 8 * version;
+        let head = page.view().load_u64(at);
+        let (flags, to) = (head as u16, DomId((head >> 16) as u16));
+        match version {
+            1 => (flags, to, head >> 32),
+            _ => (flags | self.marks(dom, gref), to, page.view().load_u64(at + 8)),
+        }
+    }
+
+    pub fn entry_flags(&self, dom: usize, gref: u32) -> u16 {
+        self.entry(dom, gref).0
     }
 
     pub fn grant(&self, dom: usize, gref: u32, to: usize, data: usize, flags: u16) {
@@ -233,7 +251,7 @@ impl Dom {
             root: Some(root),
             l1: tree[3],
             data,
-            table: RefCell::new(GrantTable::new(frames, id, 2).unwrap()),
+            table: RefCell::new(GrantTable::new(frames, id, 2, 2).unwrap()),
             track: RefCell::new(Maptrack::new(1)),
         }
     }
@@ -241,6 +259,7 @@ impl Dom {
 
 const HOST: u32 = GNTMAP_HOST_MAP;
 const RO: u32 = GNTMAP_READONLY;
+const MARKS: u16 = GTF_READING | GTF_WRITING;
 
 fn status<T>(status: i16) -> Result<T, Failure> {
     Err(Failure::Status(status))
@@ -378,13 +397,6 @@ fn entries_are_swapped_when_nobody_uses_them() {
     assert_eq!(swap(2, 2), Ok(()));
     assert_eq!(w.unmap_host(1, m.handle, 0), Ok(()));
     w.end();
-}
-
-#[test]
-fn versions_are_answered_as_xen_does() {
-    assert_eq!(set_version(1), Ok(1));
-    assert_eq!(set_version(2), Err(shared_abi::errno::Errno::ENOSYS));
-    assert_eq!(set_version(3), Err(shared_abi::errno::Errno::EINVAL));
 }
 
 fn side(domid: DomId, by_ref: Option<u32>, mfn: Mfn, offset: u16) -> GnttabCopyPtr {

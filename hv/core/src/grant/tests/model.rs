@@ -4,8 +4,10 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::vec;
 
 use super::*;
+use shared_abi::errno::Errno;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -18,15 +20,17 @@ enum Op {
     Copy { dom: usize, from: usize, gref: u32, write: bool },
     Pin { dom: usize, frame: usize },
     Unpin { dom: usize, frame: usize },
+    SetVersion { dom: usize },
     Destroy { dom: usize },
 }
 
-const GREFS: u32 = 4;
+/// Some of those that a change of the version keeps, and some others.
+const GREFS: core::ops::Range<u32> = 6..10;
 const SLOTS: usize = 5;
 
 fn op() -> impl Strategy<Value = Op> {
     let dom = || 0..3usize;
-    let gref = || prop_oneof![9 => 0..GREFS, 1 => Just(700u32)];
+    let gref = || prop_oneof![9 => GREFS, 1 => Just(700u32)];
     let slot = || 1..SLOTS;
     let map_flags = prop::sample::select(std::vec![
         HOST,
@@ -46,9 +50,9 @@ fn op() -> impl Strategy<Value = Op> {
         GTF_TRANSITIVE
     ]);
     prop_oneof![
-        6 => (dom(), 0..GREFS, dom(), 0..DATA + 2, entry_flags)
+        6 => (dom(), GREFS, dom(), 0..DATA + 2, entry_flags)
             .prop_map(|(dom, gref, to, frame, flags)| Op::Grant { dom, gref, to, frame, flags }),
-        1 => (dom(), 0..GREFS, any::<u32>()).prop_map(|(dom, gref, word)| Op::Scribble { dom, gref, word }),
+        1 => (dom(), GREFS, any::<u32>()).prop_map(|(dom, gref, word)| Op::Scribble { dom, gref, word }),
         10 => (dom(), dom(), gref(), slot(), map_flags)
             .prop_map(|(dom, from, gref, slot, flags)| Op::Map { dom, from, gref, slot, flags }),
         8 => (dom(), 0..6u32, slot(), any::<bool>(), any::<bool>())
@@ -59,6 +63,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(dom, from, gref, write)| Op::Copy { dom, from, gref, write }),
         2 => (dom(), 0..DATA).prop_map(|(dom, frame)| Op::Pin { dom, frame }),
         2 => (dom(), 0..DATA).prop_map(|(dom, frame)| Op::Unpin { dom, frame }),
+        2 => dom().prop_map(|dom| Op::SetVersion { dom }),
         1 => dom().prop_map(|dom| Op::Destroy { dom }),
     ]
 }
@@ -119,10 +124,8 @@ impl Model {
         if self.dead[from] {
             return Err(GNTST_GENERAL_ERROR);
         }
-        let page = w.frames.get(w.doms[from].table.borrow().frame(0).unwrap(), w.doms[from].id).unwrap();
-        let (word, frame) =
-            (page.view().load_u32(gref as usize * 8), page.view().load_u32(gref as usize * 8 + 4));
-        let (flags, to) = (word as u16, word >> 16);
+        let (flags, to, frame) = w.entry(from, gref);
+        let to = u32::from(to.0);
         let active = self.active(from, gref);
         let unwritable = write && flags & GTF_READONLY != 0;
         let mfn = match active {
@@ -135,7 +138,7 @@ impl Model {
                 {
                     return Err(GNTST_GENERAL_ERROR);
                 }
-                let mfn = Mfn(frame.into());
+                let mfn = Mfn(frame);
                 if mfn != w.doms[from].l1 && !w.doms[from].data.contains(&mfn) {
                     return Err(GNTST_BAD_PAGE);
                 }
@@ -159,6 +162,7 @@ impl Model {
             | Op::Copy { dom, .. }
             | Op::Pin { dom, .. }
             | Op::Unpin { dom, .. }
+            | Op::SetVersion { dom }
             | Op::Destroy { dom } => dom,
         };
         if self.dead[actor] {
@@ -267,6 +271,20 @@ impl Model {
                 assert_eq!(done, self.pinned.contains(&mfn));
                 self.pinned.retain(|p| *p != mfn);
             }
+            Op::SetVersion { dom } => {
+                let version = w.doms[dom].table.borrow().version();
+                let kept = || (0..8).map(|gref| w.entry(dom, gref).0 & GTF_TYPE_MASK);
+                let wanted =
+                    if GREFS.skip_while(|gref| *gref < 8).any(|gref| self.active(dom, gref).is_some()) {
+                        Err(Errno::EBUSY)
+                    } else if version == 2 && kept().any(|kind| kind == GTF_TRANSITIVE) {
+                        Err(Errno::ERANGE)
+                    } else {
+                        Ok(())
+                    };
+                let got = w.doms[dom].table.borrow_mut().set_version(3 - version);
+                assert_eq!(got, wanted);
+            }
             Op::Destroy { dom } => {
                 w.destroy(dom);
                 self.dead[dom] = true;
@@ -280,7 +298,7 @@ impl Model {
     fn check(&self, w: &World) {
         for (dom, d) in w.doms.iter().enumerate() {
             let mut in_use = 0;
-            for gref in 0..GREFS {
+            for gref in GREFS {
                 let (mut marks, mut uses) = (0, 0);
                 if self.active(dom, gref).is_some() {
                     marks |= GTF_READING;

@@ -10,7 +10,8 @@
 //! | 294 | switching tables kept translations of a mapping that was gone | every load of a root is a whole flush, counted by the clock |
 //! | 316, 318 | a failed map reported success, an interrupted copy an error | each request has its own status; the list goes on where it stopped |
 //! | 380 | a domain's end went through all handles in one go | `release_next` looks at 256 at a time |
-//! | 226, 255, 268, 379, 382, 384 | transitive grants, version 2 and its status frames, a table that shrinks | there are none |
+//! | 226, 255, 379, 382, 384, 387 | grants passed on in circles, status frames that are mapped or were never there, switching | tests in `version_2` |
+//! | 268 | version 2 on Arm | not of this kind |
 //! | 231, 235, 256, 288 | NUMA hints, a lock on Arm, interrupt routing, IOMMU mappings | not of this kind, or there are none |
 
 use super::*;

@@ -51,7 +51,7 @@ pub(super) fn create(op: &mut Domctl) -> Result<Arc<Domain>, Stop> {
         control: false,
         max_vcpus: c.max_vcpus,
         max_port: c.max_evtchn_port,
-        grants: Limits::from_config(c.max_grant_frames, c.max_maptrack_frames),
+        grants: Limits::from_config(c.max_grant_frames, c.max_maptrack_frames, c.grant_opts)?,
         policy: dom0::policy(Kind::Guest),
     })?;
     op.domain = id;

@@ -2,6 +2,7 @@
 
 mod events;
 mod grants;
+mod grants_v2;
 mod hardware;
 mod memory;
 mod rare;
@@ -15,6 +16,7 @@ pub fn ask() {
     memory::ask();
     state::ask();
     grants::ask();
+    grants_v2::ask();
     events::ask();
     rare::ask();
 }
