@@ -73,10 +73,13 @@ impl Console {
     fn service(&mut self) {
         let Some(ring) = self.ring else {
             let mut chunk = [0; 128];
-            while let Ok(count @ 1..) = hypercall::console_read(&mut chunk) {
-                self.take_input(&chunk[..count]);
+            loop {
+                let room = chunk.len().min(self.room());
+                match hypercall::console_read(&mut chunk[..room]) {
+                    Ok(count @ 1..) if room > 0 => self.take_input(&chunk[..count]),
+                    _ => return,
+                }
             }
-            return;
         };
         let written = emergency::ring_write(ring.page, self.backlog.make_contiguous());
         self.backlog.drain(..written);
@@ -96,6 +99,7 @@ impl Console {
             (offset_of!(XenconsInterface, in_prod), offset_of!(XenconsInterface, in_cons));
         let cons = ring.page.load_u32(cons_at);
         let used = bytes::used(ring.page.load_u32(prod_at), cons, IN_SIZE as u32).unwrap_or(0);
+        let used = used.min(self.room() as u32);
         let (start, first, second) = bytes::split(cons, used, IN_SIZE as u32);
         let mut chunk = [0; IN_SIZE];
         let at = offset_of!(XenconsInterface, r#in);
@@ -106,9 +110,13 @@ impl Console {
         used as usize
     }
 
+    /// How much input there is room for. What comes above that is left where it is until a reader has taken some.
+    fn room(&self) -> usize {
+        INPUT - self.input.len()
+    }
+
     fn take_input(&mut self, bytes: &[u8]) {
-        let room = INPUT - self.input.len();
-        self.input.extend(&bytes[..bytes.len().min(room)]);
+        self.input.extend(bytes);
         self.arrived.notify();
     }
 }
@@ -144,9 +152,13 @@ pub async fn read(buffer: &mut [u8]) -> usize {
     let arrived = CONSOLE.with(|c| c.arrived.clone());
     loop {
         let count = CONSOLE.with(|c| {
+            let was_full = c.room() == 0;
             let count = buffer.len().min(c.input.len());
             for (to, from) in buffer.iter_mut().zip(c.input.drain(..count)) {
                 *to = from;
+            }
+            if was_full {
+                c.service();
             }
             count
         });

@@ -31,6 +31,20 @@ static CONSOLE: Mutex<Console> =
 static SERIAL: AtomicBool = AtomicBool::new(true);
 
 impl Console {
+    /// Takes input from the serial line as long as there is room; says whether there was any. The rest stays in the
+    /// UART, where it holds the sender up, until the control domain has read. It interrupts but once, so the
+    /// queue's end is not the end of a read.
+    fn take_input(&mut self) -> bool {
+        let before = self.input.len();
+        while !self.input.is_full()
+            && let Some(b) = uart::read()
+        {
+            // There is room.
+            let _ = self.input.push_back(b);
+        }
+        self.input.len() > before
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         if SERIAL.load(Relaxed) {
             uart::write(bytes);
@@ -106,11 +120,7 @@ pub fn panic_write(args: fmt::Arguments<'_>) {
 
 /// Moves what came on the serial line into the input queue; says whether anything did.
 pub fn poll_input() -> bool {
-    let mut any = false;
-    while let Some(b) = uart::read() {
-        any |= CONSOLE.lock().input.push_back(b).is_ok();
-    }
-    any
+    CONSOLE.lock().take_input()
 }
 
 /// Takes input for the control domain (`CONSOLEIO_read`).
@@ -120,6 +130,7 @@ pub fn read(into: &mut [u8]) -> usize {
     while n < into.len() {
         match c.input.pop_front() {
             Some(b) => into[n] = b,
+            None if c.take_input() => continue,
             None => break,
         }
         n += 1;

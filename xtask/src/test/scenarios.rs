@@ -77,6 +77,7 @@ const ALL: &[Scenario] = &[
     ("damage::tables_are_damaged", damage::tables_are_damaged),
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
+    ("shell::paste", shell::paste),
     ("shell::bad_configurations", shell::bad_configurations),
 ];
 
