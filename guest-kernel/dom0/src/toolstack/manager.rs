@@ -266,7 +266,35 @@ impl<H: Hypervisor> Manager<H> {
             let limit = self.hypervisor.set_max_memory(domain, kib + 1024);
             limit.map_err(|errno| format!("cannot set the memory limit: {}", errno.name()))?;
         }
+        self.configured(domain, |running| running.config.memory = kib.div_ceil(1024));
         Ok(())
+    }
+
+    /// Sets how many of its vcpus a domain is to use: the first `count`.
+    pub fn set_vcpus(&self, domain: DomId, count: u32) -> Result<(), String> {
+        let info = self.hypervisor.info(domain);
+        let most = info.map_err(|errno| format!("cannot get the domain's state: {}", errno.name()))?.vcpus;
+        if count == 0 || count > most {
+            return Err(format!("{count} vcpus are asked for, the domain has 1 to {most} (maxvcpus)"));
+        }
+        let home = format!("/local/domain/{}/cpu", domain.0);
+        self.store
+            .transaction(|store| {
+                (0..most).try_for_each(|vcpu| {
+                    let available = if vcpu < count { "online" } else { "offline" };
+                    store.write(&format!("{home}/{vcpu}/availability"), available)
+                })
+            })
+            .map_err(|error| format!("cannot write cpu/N/availability: {error}"))?;
+        self.configured(domain, |running| running.config.vcpus = count);
+        Ok(())
+    }
+
+    /// Lets a domain act as if this magic SysRq key had been pressed.
+    pub fn sysrq(&self, domain: DomId, key: char) -> Result<(), String> {
+        self.store
+            .write(&format!("/local/domain/{}/control/sysrq", domain.0), key.to_string())
+            .map_err(|error| format!("cannot write control/sysrq: {error}"))
     }
 
     /// Handles the ends of domains: runs for good.

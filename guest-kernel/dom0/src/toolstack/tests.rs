@@ -260,6 +260,12 @@ fn the_shell_prints_what_xl_prints() {
     assert_eq!(bench.store.read_text("/local/domain/1/memory/target").as_deref(), Some("4096"));
     assert!(run(&shell, "mem-set web 9").contains("maximum of 8192 KiB"));
     assert!(run(&shell, "mem-set 0 100").contains("below the minimum"));
+    assert_eq!(bench.manager.running(DomId(1)).unwrap().config.memory, 4);
+    assert_eq!(run(&shell, "sysrq web h"), "");
+    assert_eq!(bench.store.read_text("/local/domain/1/control/sysrq").as_deref(), Some("h"));
+    for bad in ["sysrq web hh", "sysrq web ''", "sysrq 0 h", "vcpu-set 0 1", "vcpu-set web many"] {
+        assert!(!run(&shell, bad).is_empty(), "{bad}");
+    }
     assert_eq!(run(&shell, "sched-credit2 -d web -c 30"), "");
     assert!(run(&shell, "sched-credit2").ends_with("web                                  1    512   30\n"));
     assert_eq!(run(&shell, "pause web"), "");
@@ -288,6 +294,26 @@ fn the_shell_prints_what_xl_prints() {
 }
 
 #[test]
+fn vcpus_are_switched_on_and_off() {
+    let bench = machine();
+    let shell = Shell { manager: bench.manager.clone() };
+    run(&shell, "create web.cfg vcpus=1 maxvcpus=3");
+    let states = || {
+        let state = |vcpu| bench.store.read_text(&format!("/local/domain/1/cpu/{vcpu}/availability"));
+        [0, 1, 2, 3].map(state).map(|state| state.unwrap_or_default())
+    };
+    assert_eq!(states(), ["online", "offline", "offline", ""]);
+    assert_eq!(run(&shell, "vcpu-set -i web 2"), "");
+    assert_eq!(states(), ["online", "online", "offline", ""]);
+    // What there is decides, not what the machine has.
+    assert!(run(&shell, "vcpu-set -i web 4").contains("the domain has 1 to 3"));
+    assert!(run(&shell, "vcpu-set web 99").contains("overcommitting"));
+    assert!(run(&shell, "vcpu-set web 0").contains("the domain has 1 to 3"));
+    assert_eq!(states(), ["online", "online", "offline", ""]);
+    assert_eq!(bench.manager.running(DomId(1)).unwrap().config.vcpus, 2);
+}
+
+#[test]
 fn every_command_answers_in_json() {
     let bench = machine();
     let shell = Shell { manager: bench.manager.clone() };
@@ -306,6 +332,8 @@ fn every_command_answers_in_json() {
         "help --json",
         "help list --json",
         "mem-set web 8 --json",
+        "vcpu-set web 1 --json",
+        "sysrq web h --json",
         "pause web --json",
         "unpause web --json",
         "shutdown web --json",

@@ -78,9 +78,13 @@ pub fn build<H: Hypervisor>(
 
     let domain = hypervisor.create(uuid, config.maxvcpus).map_err(failed("cannot create a domain"))?;
     let unfinished = Unfinished { hypervisor, domain };
-    let limit = config.maxmem * 1024 + SLACK_KIB;
-    hypervisor.set_max_memory(domain, limit).map_err(failed("cannot set the domain's memory limit"))?;
-    hypervisor.set_memory_map(domain, limit * 1024).map_err(failed("cannot set the domain's memory map"))?;
+    let maximum = config.maxmem * 1024;
+    hypervisor
+        .set_max_memory(domain, maximum + SLACK_KIB)
+        .map_err(failed("cannot set the domain's memory limit"))?;
+    hypervisor
+        .set_memory_map(domain, maximum * 1024)
+        .map_err(failed("cannot set the domain's memory map"))?;
     if let Some(cpus) = &config.cpus {
         for vcpu in 0..config.maxvcpus {
             hypervisor.set_affinity(domain, vcpu, cpus).map_err(failed("cannot set cpus"))?;

@@ -106,6 +106,30 @@ impl<H: Hypervisor> Shell<H> {
         Ok(Answer::done())
     }
 
+    pub(super) fn vcpu_set(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "change the vcpus of")?;
+        let count: u32 =
+            args.word(1).parse().map_err(|_| format!("invalid number of vcpus: {}", args.word(1)))?;
+        let cpus = self.manager.hypervisor.machine().map_err(errno("cannot ask for the machine"))?.cpus;
+        if count > cpus && !args.has('i') {
+            return Err(format!(
+                "You are overcommitting: {count} vcpus on {cpus} physical CPUs; --ignore-host does it all the same."
+            ));
+        }
+        self.manager.set_vcpus(domain, count)?;
+        Ok(Answer::done())
+    }
+
+    pub(super) fn sysrq(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "send a SysRq key to")?;
+        let mut keys = args.word(1).chars();
+        match (keys.next(), keys.next()) {
+            (Some(key), None) if key.is_ascii_graphic() => self.manager.sysrq(domain, key)?,
+            _ => return Err(format!("\"{}\" is no SysRq key: one letter or digit is needed", args.word(1))),
+        }
+        Ok(Answer::done())
+    }
+
     pub(super) fn sched_credit2(&self, args: &Args<'_>) -> Outcome {
         let hypervisor = &self.manager.hypervisor;
         let number = |option: char, max: u16| {

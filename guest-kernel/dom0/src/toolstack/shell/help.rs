@@ -117,6 +117,14 @@ pub const COMMANDS: &[Command] = &[
     ),
     command("vcpu-list", "[Domain, ...]", "List the VCPUs for all/some domains", 0, &[]),
     command(
+        "vcpu-set",
+        "<Domain> <vCPUs>",
+        "Set the number of active VCPUs allowed for the domain",
+        2,
+        &[flag('i', "ignore-host", "Don't limit the vCPUs to the host's CPUs")],
+    ),
+    command("sysrq", "<Domain> <letter>", "Send a sysrq to a domain", 2, &[]),
+    command(
         "mem-set",
         "<Domain> <MemMB['b'[bytes]|'k'[KB]|'m'[MB]|'g'[GB]|'t'[TB]]>",
         "Set the current memory usage for a domain",
