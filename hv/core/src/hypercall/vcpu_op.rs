@@ -97,15 +97,11 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         }
         VCPUOP_REGISTER_VCPU_INFO => {
             let r: VcpuRegisterVcpuInfo = guest_mem::read(arg)?;
-            // The CPU that runs a vcpu keeps where its words are.
-            if !own && v.blocked.load(SeqCst) & pause::DOWN == 0 {
-                return Err(Errno::EINVAL.into());
-            }
             let offset = r.offset as usize;
             if offset > 4096 - size_of::<shared_abi::xen::VcpuInfo>() || offset % 8 != 0 {
                 return Err(Errno::ENXIO.into());
             }
-            // One that runs would go on looking in the old place.
+            // One that runs would go on looking in the old place, which its CPU keeps.
             if !own && v.blocked.load(SeqCst) & pause::DOWN == 0 {
                 return Err(Errno::EINVAL.into());
             }
