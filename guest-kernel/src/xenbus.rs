@@ -92,6 +92,18 @@ impl Device {
         self.write("state", state.number()).await
     }
 
+    /// Says that our half is closed, unless our directory is gone: a plain write would bring a part of it back.
+    pub async fn close(&self) -> Result<()> {
+        let path = format!("{}/state", self.own);
+        let closed = XenbusState::Closed.number();
+        self.store
+            .transaction(async |t| {
+                t.read(&path).await?;
+                t.write_display(&path, closed).await
+            })
+            .await
+    }
+
     /// Our state as the store has it.
     pub async fn state(&self) -> Result<XenbusState> {
         state_at(&self.store, &self.own).await
@@ -233,6 +245,22 @@ mod tests {
             assert_eq!(peer.next().await, Ok(Connected));
             device.switch_state(Closed).await.unwrap();
             assert_eq!(backend.await, Some(Ok(Closed)));
+        });
+    }
+
+    /// A backend that noted its end after the toolstack had taken its directory away left a node there: the device
+    /// could not be attached again.
+    #[test]
+    fn who_is_gone_closes_nothing() {
+        block_on(async {
+            let (store, _) = served();
+            toolstack(&store).await;
+            let device = Device::backend(&store, "vif", DomId(5), 0).await.unwrap();
+            assert_eq!(device.close().await, Ok(()));
+            assert_eq!(device.state().await, Ok(Closed));
+            store.rm("backend/vif/5/0/state").await.unwrap();
+            assert_eq!(device.close().await, Err(Errno::ENOENT));
+            assert_eq!(device.state().await, Ok(Unknown));
         });
     }
 

@@ -166,7 +166,7 @@ impl<D: BlockDevice + 'static> Backends<D> {
         if device.state().await.unwrap_or(XenbusState::Unknown) != XenbusState::Unknown {
             let text = failure.to_string();
             let _ = device.publish(&[("hotplug-error", &text), ("hotplug-status", "error")]).await;
-            let _ = device.switch_state(XenbusState::Closed).await;
+            let _ = device.close().await;
         }
     }
 

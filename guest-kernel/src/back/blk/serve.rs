@@ -35,7 +35,7 @@ pub async fn serve<D: BlockDevice + 'static>(
     let result = sessions(device, disk, buffers).await;
     if result != Ok(Ended::Died) {
         // The directory may be gone already.
-        let _ = device.switch_state(XenbusState::Closed).await;
+        let _ = device.close().await;
     }
     result
 }

@@ -48,7 +48,7 @@ pub async fn serve<U: Uplink + 'static>(
     let result = sessions(device, uplink, scratch).await;
     if result != Ok(Ended::Died) {
         // The directory may be gone already.
-        let _ = device.switch_state(XenbusState::Closed).await;
+        let _ = device.close().await;
     }
     result
 }
