@@ -116,9 +116,12 @@ impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, 
         self.transfer.borrow().mapped()
     }
 
-    /// Takes no more requests; those in flight are finished.
+    /// Takes no more requests: those in flight are finished, the rest of the ring is answered with an error. A
+    /// frontend that takes its device down waits for each of its requests; Linux's for good.
     pub fn close(&self) {
-        self.queue.borrow_mut().halt(Stop::Closed);
+        if self.queue.borrow_mut().close() {
+            self.bell.notify();
+        }
     }
 
     /// Stops as by a crash: requests in flight reach the disk, but get no answer. What the next
@@ -240,6 +243,40 @@ impl<M: SharedMem> Queue<M> {
         self.runner.wake_all();
     }
 
+    /// Puts an answer on the ring, where there is room: one per request taken.
+    fn push(&mut self, id: u64, operation: u8, status: i16) {
+        let mut response = BlkifResponse::new_zeroed();
+        (response.id, response.operation, response.status) = (id, operation, status);
+        let _ = self.ring.push(&response);
+    }
+
+    /// Answers what no worker has begun with an error, a ring's worth at most, and halts; true if the frontend is to
+    /// be notified.
+    fn close(&mut self) -> bool {
+        if let Barrier::Waiting(job) = &self.barrier {
+            let (id, operation) = (job.id, job.operation);
+            self.barrier = Barrier::None;
+            self.push(id, operation, BLKIF_RSP_ERROR);
+        }
+        let mut stop = Stop::Closed;
+        for _ in 0..self.ring.size() {
+            match self.ring.pop() {
+                Ok(None) => break,
+                Ok(Some(raw)) => {
+                    let raw: RawRequest = raw;
+                    let (id, operation, _) = decode(&raw);
+                    self.push(id, operation, BLKIF_RSP_ERROR);
+                }
+                Err(RingCorrupt) => {
+                    stop = Stop::Corrupt;
+                    break;
+                }
+            }
+        }
+        self.halt(stop);
+        self.ring.publish()
+    }
+
     /// The next request a worker may serve; `None` once the device has stopped.
     fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Job>> {
         if self.stop.is_some() {
@@ -299,14 +336,11 @@ impl<M: SharedMem> Queue<M> {
         }
     }
 
-    /// Answers a request; true if the frontend is to be notified.
+    /// Answers a request that was served; true if the frontend is to be notified.
     fn finish(&mut self, job: &Job, status: i16) -> bool {
-        let mut response = BlkifResponse::new_zeroed();
-        response.id = job.id;
-        response.operation = job.operation;
-        response.status = status;
-        // There is room: one response per request taken.
-        let pushed = self.stop != Some(Stop::Died) && self.ring.push(&response).is_ok();
+        if self.stop != Some(Stop::Died) {
+            self.push(job.id, job.operation, status);
+        }
         self.in_flight -= 1;
         if matches!(self.barrier, Barrier::Active) {
             self.barrier = Barrier::None;
@@ -317,7 +351,7 @@ impl<M: SharedMem> Queue<M> {
         if self.stop.is_some() && self.in_flight == 0 {
             self.runner.wake_all();
         }
-        pushed && self.ring.publish()
+        self.ring.publish()
     }
 }
 

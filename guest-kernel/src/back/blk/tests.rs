@@ -73,6 +73,35 @@ fn direct(direction: Direction, sector: u64, segments: &[Segment]) -> Request {
     Request::Direct { direction, sector, segments: segments.iter().copied().collect() }
 }
 
+/// Linux's blkfront waits for good for requests that were on the ring when its backend left: a process that wrote
+/// to a disk that was detached never came back, nor did what the kernel did to detach it.
+#[test]
+fn a_ring_that_is_closed_has_an_answer_for_each_request() {
+    for begun in [0, 1, 50, 5000] {
+        for barrier in [false, true] {
+            let mut rogue = Rogue::new(Rc::new(MemoryDisk::new(64)), 0, 2, begun);
+            let gref = rogue.grants.grant().gref();
+            let segment = Segment { gref, first: 0, last: 7 };
+            for id in 0..20 {
+                let direction = if barrier && id == 3 { Direction::Barrier } else { Direction::Write };
+                rogue.ring.push(&encode(id, &direct(direction, 0, &[segment]))).expect("room");
+            }
+            assert!(rogue.ring.publish());
+            rogue.bell.notify();
+            rogue.tasks.run(begun as usize);
+            rogue.backend.close();
+            rogue.tasks.run(1_000_000);
+            let mut ids: Vec<u64> = vec![];
+            while let Ok(Some((_, response))) = rogue.ring.pop() {
+                assert!([BLKIF_RSP_OKAY, BLKIF_RSP_ERROR].contains(&response.status));
+                ids.push(response.id);
+            }
+            ids.sort_unstable();
+            assert_eq!(ids, (0..20).collect::<Vec<u64>>(), "{begun} steps, barrier {barrier}");
+        }
+    }
+}
+
 #[test]
 fn bad_requests_are_answered_with_an_error_and_change_nothing() {
     for persistent in [0, 16] {
