@@ -27,6 +27,8 @@ const CLOSED: &str = "6";
 
 /// How long a frontend may take to let go, or to find another backend.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take when it will be forced to otherwise.
+const FORCED: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 
 /// The two kinds of devices that domains get.
@@ -191,7 +193,8 @@ impl<H: Hypervisor> Manager<H> {
             return Err(format!("the domain has no {kind} {id}"));
         }
         if ask_to_close(&self.store, &backend) {
-            if force {
+            // One that answers lets go in order, and whoever used the device is told.
+            if force && self.state_within(&backend, CLOSED, FORCED).await.is_err() {
                 let _ = self.store.rm(&frontend);
             }
             self.state_becomes(&backend, CLOSED).await.map_err(|state| {
@@ -246,13 +249,17 @@ impl<H: Hypervisor> Manager<H> {
 
     /// Waits for a backend's state; after a while gives the one that it has.
     async fn state_becomes(&self, backend: &str, wanted: &str) -> Result<(), String> {
+        self.state_within(backend, wanted, PATIENCE).await
+    }
+
+    async fn state_within(&self, backend: &str, wanted: &str, patience: Duration) -> Result<(), String> {
         let start = self.hypervisor.uptime();
         loop {
             let state = self.store.read_text(&format!("{backend}/state")).unwrap_or_default();
             if state == wanted {
                 return Ok(());
             }
-            if self.hypervisor.uptime() - start > PATIENCE.as_nanos() as u64 {
+            if self.hypervisor.uptime() - start > patience.as_nanos() as u64 {
                 return Err(state);
             }
             sleep(POLL).await;

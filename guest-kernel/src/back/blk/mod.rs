@@ -117,11 +117,14 @@ impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, 
     }
 
     /// Takes no more requests: those in flight are finished, the rest of the ring is answered with an error. A
-    /// frontend that takes its device down waits for each of its requests; Linux's for good.
-    pub fn close(&self) {
-        if self.queue.borrow_mut().close() {
+    /// frontend that takes its device down waits for each of its requests; Linux's for good. True if there was
+    /// something to answer.
+    pub fn close(&self) -> bool {
+        let (answered, notify) = self.queue.borrow_mut().close();
+        if notify {
             self.bell.notify();
         }
+        answered
     }
 
     /// Stops as by a crash: requests in flight reach the disk, but get no answer. What the next
@@ -250,13 +253,15 @@ impl<M: SharedMem> Queue<M> {
         let _ = self.ring.push(&response);
     }
 
-    /// Answers what no worker has begun with an error, a ring's worth at most, and halts; true if the frontend is to
-    /// be notified.
-    fn close(&mut self) -> bool {
+    /// Answers what no worker has begun with an error, a ring's worth at most, and halts; whether there was any, and
+    /// whether the frontend is to be notified.
+    fn close(&mut self) -> (bool, bool) {
+        let mut answered = false;
         if let Barrier::Waiting(job) = &self.barrier {
             let (id, operation) = (job.id, job.operation);
             self.barrier = Barrier::None;
             self.push(id, operation, BLKIF_RSP_ERROR);
+            answered = true;
         }
         let mut stop = Stop::Closed;
         for _ in 0..self.ring.size() {
@@ -266,6 +271,7 @@ impl<M: SharedMem> Queue<M> {
                     let raw: RawRequest = raw;
                     let (id, operation, _) = decode(&raw);
                     self.push(id, operation, BLKIF_RSP_ERROR);
+                    answered = true;
                 }
                 Err(RingCorrupt) => {
                     stop = Stop::Corrupt;
@@ -274,7 +280,7 @@ impl<M: SharedMem> Queue<M> {
             }
         }
         self.halt(stop);
-        self.ring.publish()
+        (answered, self.ring.publish())
     }
 
     /// The next request a worker may serve; `None` once the device has stopped.

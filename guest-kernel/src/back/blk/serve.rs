@@ -5,7 +5,7 @@ use crate::back::frontend::{End, Frontend};
 use crate::back::{Ended, Stop};
 use crate::block::BlockDevice;
 use crate::events::EventChannel;
-use crate::executor::{Either, select, spawn};
+use crate::executor::{Either, select, sleep, spawn};
 use crate::grants::{Access, GrantMapping, Peer};
 use crate::hypercall::Errno;
 use crate::xenbus::{Device, XenbusState};
@@ -14,6 +14,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 use shared_abi::io::blkif::VDISK_READONLY;
 use shared_abi::io::protocols::XEN_IO_PROTO_ABI_X86_64;
 use shared_abi::{GrantRef, Port};
@@ -22,6 +23,9 @@ use shared_abi::{GrantRef, Port};
 const WORKERS: usize = 8;
 /// Pages of one device kept mapped: a frontend's pool, and more.
 const PERSISTENT: usize = 64;
+/// How often a ring is looked at that is closed, at most, and how long it may stay quiet.
+const LAST_ROUNDS: u32 = 50;
+const LAST_ROUND: Duration = Duration::from_millis(20);
 /// The largest ring is of 2^3 pages: 256 requests.
 const RING_ORDER: u32 = 3;
 
@@ -118,7 +122,15 @@ async fn session<D: BlockDevice + 'static>(
             } else {
                 backend.close();
             }
-            backend.run().await
+            let stop = backend.run().await;
+            // Answers make room on the ring, for requests that waited in the frontend.
+            for _ in 0..LAST_ROUNDS {
+                if stop != Stop::Closed || !backend.close() {
+                    break;
+                }
+                sleep(LAST_ROUND).await;
+            }
+            stop
         }
     };
     if stop == Stop::Corrupt {
