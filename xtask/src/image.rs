@@ -175,6 +175,32 @@ fn fill(step: &Step, draft: &Path, built: &Built, content: &Content, kept: Optio
     Ok(disk.size())
 }
 
+/// A volume of a disk that [`write_volumes`] writes.
+pub struct Volume {
+    /// Its name.
+    pub name: &'static str,
+    /// Its size in bytes.
+    pub size: u64,
+    /// A file with what it holds at first.
+    pub content: Option<PathBuf>,
+}
+
+/// Writes a disk that nothing boots from: `volumes` alone.
+pub fn write_volumes(output: &Path, volumes: &[Volume]) -> Result<()> {
+    let mut disk = gpt::Disk::default();
+    let places: Vec<gpt::Index> =
+        volumes.iter().map(|volume| disk.add(volume.name, gpt::LINUX_DATA, volume.size)).collect();
+    let file = File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
+    file.set_len(disk.size())?;
+    disk.write_tables(&file, &[0; 512])?;
+    for (place, volume) in places.into_iter().zip(volumes) {
+        if let Some(content) = &volume.content {
+            copy_sparse(&File::open(content)?, 0, volume.size, &file, disk.offset(place))?;
+        }
+    }
+    Ok(())
+}
+
 /// A FAT file system inside an image, handled by mtools.
 struct Fat {
     image: String,

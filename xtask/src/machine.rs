@@ -162,7 +162,12 @@ impl Machine {
 
     /// Waits for `text` alone, which need not end its line: a prompt.
     pub fn wait_for_prompt(&mut self, text: &str) -> Result<()> {
-        self.wait_until(PATIENCE, text, |_| Some(text.len())).map(drop)
+        self.prompt_at_most(PATIENCE, text)
+    }
+
+    /// [`Machine::wait_for_prompt`] with another limit.
+    pub fn prompt_at_most(&mut self, limit: Duration, text: &str) -> Result<()> {
+        self.wait_until(limit, text, |_| Some(text.len())).map(drop)
     }
 
     /// Waits for `text` and for its end, which `end` finds in what begins with it. Gives the line from
@@ -206,6 +211,11 @@ impl Machine {
         Ok(())
     }
 
+    /// Up to where what was said has been looked at.
+    pub fn seen(&self) -> usize {
+        self.console.lock().seen
+    }
+
     /// All that was said so far.
     pub fn said(&self) -> String {
         self.console.lock().text.clone()
@@ -213,7 +223,12 @@ impl Machine {
 
     /// Types `line` and Enter on the serial console.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
-        self.keyboard.write_all(format!("{line}\r").as_bytes())?;
+        self.type_keys(&format!("{line}\r"))
+    }
+
+    /// Presses `keys` on the serial console.
+    pub fn type_keys(&mut self, keys: &str) -> Result<()> {
+        self.keyboard.write_all(keys.as_bytes())?;
         self.keyboard.flush().context("the machine's console is closed")
     }
 

@@ -16,24 +16,24 @@ const CONSOLE: (u32, u32) = (5, 1);
 
 /// Writes `target/oxen/NAME.cpio`, whose first process runs `script` in busybox's shell.
 pub fn write(name: &str, script: &str) -> Result<PathBuf> {
-    with_programs(name, script, &[])
+    with_files(name, script, &[])
 }
 
-/// [`write`] with more programs in `/bin`.
-pub fn with_programs(name: &str, script: &str, programs: &[(&str, Vec<u8>)]) -> Result<PathBuf> {
+/// [`write`] with more files: programs for `/bin`, kernel modules for `/modules`.
+pub fn with_files(name: &str, script: &str, files: &[(String, Vec<u8>)]) -> Result<PathBuf> {
     let busybox = cmd::read(&paths::find_program("busybox").context("busybox is missing")?)?;
     let is_linked = busybox[..4096.min(busybox.len())].windows(8).any(|bytes| bytes == b"ld-linux");
     ensure!(!is_linked, "busybox needs libraries here: install the package busybox-static");
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "proc", "sys"] {
+    for directory in ["bin", "dev", "modules", "proc", "sys"] {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }
     archive.add("dev/console", CHARACTERS, CONSOLE, &[]);
     archive.add("bin/busybox", PROGRAM, (0, 0), &busybox);
-    for (program, data) in programs {
-        archive.add(&format!("bin/{program}"), PROGRAM, (0, 0), data);
-    }
     archive.add("init", PROGRAM, (0, 0), format!("#!/bin/busybox sh\n{script}\n").as_bytes());
+    for (path, data) in files {
+        archive.add(path, PROGRAM, (0, 0), data);
+    }
     archive.add("TRAILER!!!", 0, (0, 0), &[]);
     let file = paths::out().join(format!("{name}.cpio"));
     cmd::write(&file, &archive.bytes)?;

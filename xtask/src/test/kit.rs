@@ -56,6 +56,13 @@ pub fn with_test_files() -> Result<&'static Built> {
     })
 }
 
+/// [`built`] with `files` as all that dom0's ramdisk holds, written to `target/oxen/NAME.tar`.
+pub fn with_files(name: &str, files: &[Entry]) -> Result<Built> {
+    let ramdisk = paths::out().join(format!("{name}.tar"));
+    cmd::write(&ramdisk, &ramdisk::archive(files)?)?;
+    Ok(Built { ramdisk, ..built()?.clone() })
+}
+
 /// [`built`] with the guest called `name` (a package under `tests/guests/`) as dom0.
 pub fn with_dom0(built: &Built, name: &str) -> Result<Built> {
     let dom0 = build::kernel(&workspace::packages()?, name)?;

@@ -9,6 +9,7 @@ mod medium;
 pub mod peer;
 mod scenarios;
 mod site;
+mod userland;
 
 use std::process::ExitCode;
 

@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::cmd;
+use crate::{cmd, paths};
 
 /// The hypervisor that Debian packages, as a file which QEMU and GRUB load.
 pub fn xen() -> Result<PathBuf> {
@@ -17,18 +17,128 @@ pub fn xen() -> Result<PathBuf> {
         // 4.17 where there is a choice
         names.sort_by_key(|name| !name.contains("4.17"));
         let name = names.first().context("apt knows no xen-hypervisor package: run `apt-get update`")?;
-        let packed = boot_file(name, work, |file| file.starts_with("xen-4") && file.ends_with("-amd64.gz"))?;
-        unpack("gzip", &cmd::read(&packed)?, work)
+        let files = unpacked(&download(name, work)?, &["./boot/xen-4*-amd64.gz"], work)?;
+        let packed = std::fs::read_dir(files.join("boot"))?.flatten().next();
+        unpack("gzip", &cmd::read(&packed.context("Xen's package has no hypervisor")?.path())?, work)
     })
 }
 
-/// The distribution's Linux: its bzImage.
-pub fn linux() -> Result<PathBuf> {
-    kept("vmlinuz", |work| {
-        let all = cmd::output(Command::new("apt-cache").args(["depends", "linux-image-amd64"]))?;
-        let name = all.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-        let name = name.context("apt knows no linux-image-amd64: run `apt-get update`")?;
-        cmd::read(&boot_file(&format!("linux-image-{name}"), work, |file| file.starts_with("vmlinuz-"))?)
+/// GRUB for Xen, a kernel that loads another one.
+pub fn grub() -> Result<PathBuf> {
+    kept("grub-x86_64-xen.bin", |work| {
+        let member = "usr/lib/grub-xen/grub-x86_64-xen.bin";
+        let files = unpacked(&download("grub-xen-host", work)?, &[&format!("./{member}")], work)?;
+        cmd::read(&files.join(member))
+    })
+}
+
+/// A kernel that the distribution packages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Linux {
+    /// The usual one, packed with xz.
+    Generic,
+    /// The one for machines of a cloud, packed with LZ4; it is no dom0.
+    Cloud,
+}
+
+impl Linux {
+    /// The end of its packages' names.
+    pub fn flavour(self) -> &'static str {
+        match self {
+            Linux::Generic => "amd64",
+            Linux::Cloud => "cloud-amd64",
+        }
+    }
+
+    /// Its bzImage.
+    pub fn bzimage(self) -> Result<PathBuf> {
+        kept(&format!("vmlinuz-{}", self.flavour()), |work| {
+            let files = unpacked(&self.package()?, &["./boot/vmlinuz-*"], work)?;
+            let file = std::fs::read_dir(files.join("boot"))?.flatten().next();
+            cmd::read(&file.context("the kernel's package has no vmlinuz")?.path())
+        })
+    }
+
+    /// Its modules of these names that are not part of the kernel itself, in this order: file name and content.
+    pub fn modules(self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>> {
+        let flavour = self.flavour();
+        // another list is another archive
+        let archive = format!("modules-{flavour}-{:08x}.tar", crc32fast::hash(names.join(" ").as_bytes()));
+        let archive = kept(&archive, |work| {
+            let members: Vec<String> =
+                names.iter().map(|name| format!("./lib/modules/*/{name}.ko")).collect();
+            let mut members: Vec<&str> = members.iter().map(String::as_str).collect();
+            members.push("./lib/modules/*/modules.builtin");
+            let files = unpacked(&self.package()?, &members, work)?;
+            let found = cmd::output(Command::new("find").arg(&files).args(["-name", "*.ko"]))?;
+            let builtin = cmd::output(Command::new("find").arg(&files).args(["-name", "modules.builtin"]))?;
+            let builtin = String::from_utf8_lossy(&cmd::read(Path::new(builtin.trim()))?).into_owned();
+            let flat = work.join("flat");
+            std::fs::create_dir_all(&flat)?;
+            for name in names {
+                let file = format!("/{name}.ko");
+                if let Some(found) = found.lines().find(|path| path.ends_with(&file)) {
+                    std::fs::copy(found, flat.join(&file[1..]))?;
+                } else if !builtin.lines().any(|path| path.ends_with(&file)) {
+                    bail!("the {flavour} kernel has no module {name}");
+                }
+            }
+            let archive = work.join("flat.tar");
+            cmd::run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&flat).arg("."))?;
+            cmd::read(&archive)
+        })?;
+        let dir = paths::out().join(format!("modules-{flavour}"));
+        fresh(&dir)?;
+        cmd::run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&dir))?;
+        let files = names.iter().map(|name| format!("{name}.ko")).filter(|name| dir.join(name).exists());
+        files.map(|name| Ok((name.clone(), cmd::read(&dir.join(name))?))).collect()
+    }
+
+    /// Its package's file.
+    fn package(self) -> Result<PathBuf> {
+        let meta = format!("linux-image-{}", self.flavour());
+        kept(&format!("{meta}.deb"), |work| {
+            let all = cmd::output(Command::new("apt-cache").args(["depends", &meta]))?;
+            let name = all.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+            let name = name.with_context(|| format!("apt knows no {meta}: run `apt-get update`"))?;
+            cmd::read(&download(&format!("linux-image-{name}"), work)?)
+        })
+    }
+}
+
+/// Makes `dir` an empty folder.
+pub fn fresh(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir)?;
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
+}
+
+/// The files of `packages` and of all libraries that they depend on, as far as a program needs them to run: a tar
+/// archive.
+pub fn programs(packages: &[&str]) -> Result<PathBuf> {
+    // another list is another archive
+    kept(&format!("programs-{:08x}.tar", crc32fast::hash(packages.join(" ").as_bytes())), |work| {
+        let mut depends = Command::new("apt-cache");
+        depends.args(["depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts"]);
+        depends.args(["--no-breaks", "--no-replaces", "--no-enhances"]).args(packages);
+        let all = cmd::output(&mut depends)?;
+        let is_library = |line: &&str| line.starts_with("lib") || line.starts_with("zlib");
+        let mut libraries: Vec<&str> = all.lines().filter(is_library).collect();
+        libraries.sort_unstable();
+        libraries.dedup();
+        let root = work.join("root");
+        std::fs::create_dir_all(&root)?;
+        let all = libraries.iter().chain(packages).copied();
+        cmd::run(Command::new("apt-get").current_dir(work).arg("download").args(all))?;
+        for file in std::fs::read_dir(work)?.flatten().map(|e| e.path()) {
+            if file.extension().is_some_and(|e| e == "deb") {
+                take(&file, &["./*bin/*", "./lib*/*", "./usr/*bin/*", "./usr/lib/*.so*"], &root)?;
+            }
+        }
+        let archive = work.join("root.tar");
+        cmd::run(Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg("."))?;
+        cmd::read(&archive)
     })
 }
 
@@ -49,21 +159,37 @@ fn kept(name: &str, make: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<PathB
     Ok(file)
 }
 
-/// Downloads a package and takes one file from its /boot.
-fn boot_file(package: &str, work: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+/// Downloads a package; its file.
+fn download(package: &str, work: &Path) -> Result<PathBuf> {
     // as root, apt downloads as another user, who may not write here: it says so and goes on as root
     cmd::run(Command::new("apt-get").current_dir(work).args(["download", package]))?;
-    let is_deb = |path: &PathBuf| path.extension().is_some_and(|e| e == "deb");
-    let deb = std::fs::read_dir(work)?.flatten().map(|e| e.path()).find(is_deb);
-    let deb = deb.with_context(|| format!("apt-get download left no {package}"))?;
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+    };
+    let deb = std::fs::read_dir(work)?.flatten().map(|e| e.path()).find(is_it);
+    deb.with_context(|| format!("apt-get download left no {package}"))
+}
+
+/// The files of the package `deb` that match `members`, in a folder of `work`.
+fn unpacked(deb: &Path, members: &[&str], work: &Path) -> Result<PathBuf> {
+    let files = work.join("files");
+    std::fs::create_dir_all(&files)?;
+    take(deb, members, &files)?;
+    Ok(files)
+}
+
+/// Adds the files of the package `deb` that match `members` to the folder `into`.
+fn take(deb: &Path, members: &[&str], into: &Path) -> Result<()> {
     let mut archive =
-        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&deb).stdout(Stdio::piped()).spawn()?;
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb).stdout(Stdio::piped()).spawn()?;
     let files = archive.stdout.take().context("dpkg-deb's output")?;
-    let status = Command::new("tar").arg("-xC").arg(work).arg("./boot").stdin(files).status();
-    ensure!(status.context("cannot run tar")?.success() && archive.wait()?.success(), "{package} is damaged");
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut boot = std::fs::read_dir(work.join("boot"))?.flatten().map(|e| e.path());
-    boot.find(|path| wanted(&name(path))).with_context(|| format!("{package} lacks its file in /boot"))
+    let mut tar = Command::new("tar");
+    tar.arg("-xC").arg(into).arg("--wildcards").args(members).stdin(files).stderr(Stdio::null());
+    // that a pattern matches nothing is tar's only complaint here: whoever needs the file finds that out
+    tar.status().context("cannot run tar")?;
+    ensure!(archive.wait()?.success(), "{} is damaged", deb.display());
+    Ok(())
 }
 
 /// What `program -dc` makes of `packed`.

@@ -10,6 +10,7 @@ mod enemy;
 mod kv;
 mod library_os;
 mod linux;
+mod linux_domu;
 mod on_xen;
 mod run;
 mod services;
@@ -42,6 +43,10 @@ const ALL: &[Scenario] = &[
     ("linux::dom0_by_grub", linux::dom0_by_grub),
     ("linux::dom0_is_damaged", linux::dom0_is_damaged),
     ("linux::guest_is_unpacked_beside_a_server", linux::guest_is_unpacked_beside_a_server),
+    ("linux_domu::works", linux_domu::works),
+    ("linux_domu::log_is_xens", linux_domu::log_is_xens),
+    ("linux_domu::sizes", linux_domu::sizes),
+    ("linux_domu::by_grub", linux_domu::by_grub),
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("run::on_a_terminal", run::on_a_terminal),
     ("run::keeps_volumes", run::keeps_volumes),

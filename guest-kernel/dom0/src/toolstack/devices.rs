@@ -2,7 +2,7 @@
 //!
 //! Taking a device away is a conversation: `online` becomes 0 and the backend's state `Closing`, the
 //! frontend lets go, the backend says `Closed`, and the directories are removed. A frontend that does
-//! not answer keeps its device, unless it is forced: then its directory goes first, which its backend
+//! not answer keeps its device, unless it is forced: then its directory goes, which its backend
 //! takes for its end.
 
 use super::config::disk::Disk;

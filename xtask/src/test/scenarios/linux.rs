@@ -32,7 +32,7 @@ const CPUS: [&str; 2] = ["Skylake-Client,-smap", "max,-smap"];
 /// The distribution's bzImage as dom0: it gets to userspace, and switches the machine off by ACPI.
 pub fn dom0(lab: &mut Lab) -> Result<()> {
     for (cpu, smp) in CPUS.into_iter().zip([4, 1]) {
-        let built = built(&std::fs::read(peer::linux()?)?)?;
+        let built = built(&std::fs::read(peer::Linux::Generic.bzimage()?)?)?;
         let mut machine = lab.boot(&Options { cpu, smp, ..options(&built) })?;
         to_power_off(&mut machine, smp)?;
     }
@@ -41,7 +41,7 @@ pub fn dom0(lab: &mut Lab) -> Result<()> {
 
 /// The same by GRUB, from a disk.
 pub fn dom0_by_grub(lab: &mut Lab) -> Result<()> {
-    let built = built(&std::fs::read(peer::linux()?)?)?;
+    let built = built(&std::fs::read(peer::Linux::Generic.bzimage()?)?)?;
     let image = paths::out().join("linux.img");
     let options = Options { boot: Boot::DiskBios, disk: Some(&image), smp: 2, ..options(&built) };
     image::write(&image, &built, &options.content, false)?;
@@ -52,7 +52,7 @@ pub fn dom0_by_grub(lab: &mut Lab) -> Result<()> {
 
 /// A bzImage whose packed kernel is damaged, or that is cut short: one line says what it is.
 pub fn dom0_is_damaged(lab: &mut Lab) -> Result<()> {
-    let good = std::fs::read(peer::linux()?)?;
+    let good = std::fs::read(peer::Linux::Generic.bzimage()?)?;
     let mut bent = good.clone();
     let middle = bent.len() / 2;
     bent[middle..middle + 64].fill(0x5a);
@@ -73,7 +73,7 @@ pub fn dom0_is_damaged(lab: &mut Lab) -> Result<()> {
 pub fn guest_is_unpacked_beside_a_server(lab: &mut Lab) -> Result<()> {
     /// So many answers come at least while one kernel is unpacked; it takes some thousand times as long as one.
     const ANSWERS: usize = 3;
-    let good = std::fs::read(peer::linux()?)?;
+    let good = std::fs::read(peer::Linux::Generic.bzimage()?)?;
     let mut bent = good.clone();
     let end = bent.len() - bent.len() / 8;
     bent[end..end + 64].fill(0x5a);
