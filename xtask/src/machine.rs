@@ -221,6 +221,12 @@ impl Machine {
         self.console.lock().text.clone()
     }
 
+    /// Presses one key on the serial console.
+    pub fn press(&mut self, key: u8) -> Result<()> {
+        self.keyboard.write_all(&[key])?;
+        self.keyboard.flush().context("the machine's console is closed")
+    }
+
     /// Types `line` and Enter on the serial console.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
         self.type_keys(&format!("{line}\r"))

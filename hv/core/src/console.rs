@@ -1,7 +1,8 @@
 //! The machine's console: the serial line, the log ring behind `xl dmesg`, and the control domain's
 //! input and output through it.
 //!
-//! Everything printed goes to the line and into the ring. Guests' complaints are rate-limited so that no
+//! What the hypervisor prints goes to the line and into the ring; what the control domain does goes to the line alone, or
+//! a reader of the ring who prints it there would never come to its end. Guests' complaints are rate-limited so that no
 //! guest can hold a CPU at the speed of a serial line or push the log's history out.
 
 use alloc::boxed::Box;
@@ -45,10 +46,14 @@ impl Console {
         self.input.len() > before
     }
 
-    fn put(&mut self, bytes: &[u8]) {
+    fn print(&mut self, bytes: &[u8]) {
         if SERIAL.load(Relaxed) {
             uart::write(bytes);
         }
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.print(bytes);
         if let Some(ring) = &mut self.ring {
             for &b in bytes {
                 ring[(self.written % RING as u64) as usize] = b;
@@ -103,7 +108,7 @@ pub fn set_serial(on: bool) {
 
 /// Output of a domain, as it is.
 pub fn write(bytes: &[u8]) {
-    CONSOLE.lock().put(bytes);
+    CONSOLE.lock().print(bytes);
 }
 
 /// Last words: goes to the line without waiting for a lock that may never come free.

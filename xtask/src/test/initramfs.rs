@@ -8,9 +8,6 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{cmd, paths};
 
-const DIRECTORY: u32 = 0o040_755;
-const PROGRAM: u32 = 0o100_755;
-const CHARACTERS: u32 = 0o020_600;
 /// The device that a console is: major and minor number.
 const CONSOLE: (u32, u32) = (5, 1);
 
@@ -26,28 +23,56 @@ pub fn with_files(name: &str, script: &str, files: &[(String, Vec<u8>)]) -> Resu
     ensure!(!is_linked, "busybox needs libraries here: install the package busybox-static");
     let mut archive = Archive::default();
     for directory in ["bin", "dev", "modules", "proc", "sys"] {
-        archive.add(directory, DIRECTORY, (0, 0), &[]);
+        archive.add(directory, Node::Directory);
     }
-    archive.add("dev/console", CHARACTERS, CONSOLE, &[]);
-    archive.add("bin/busybox", PROGRAM, (0, 0), &busybox);
-    archive.add("init", PROGRAM, (0, 0), format!("#!/bin/busybox sh\n{script}\n").as_bytes());
+    archive.add("dev/console", Node::Characters(CONSOLE));
+    archive.add("bin/busybox", Node::File(&busybox));
+    archive.add("init", Node::File(format!("#!/bin/busybox sh\n{script}\n").as_bytes()));
     for (path, data) in files {
-        archive.add(path, PROGRAM, (0, 0), data);
+        archive.add(path, Node::File(data));
     }
-    archive.add("TRAILER!!!", 0, (0, 0), &[]);
     let file = paths::out().join(format!("{name}.cpio"));
-    cmd::write(&file, &archive.bytes)?;
+    cmd::write(&file, &archive.end())?;
     Ok(file)
 }
 
+/// What there is under a name.
+pub enum Node<'a> {
+    /// A folder.
+    Directory,
+    /// A file that may be executed.
+    File(&'a [u8]),
+    /// A symbolic link.
+    Link(&'a str),
+    /// A character device: major and minor number.
+    Characters((u32, u32)),
+}
+
+/// An archive under construction. Linux unpacks several that follow each other.
 #[derive(Default)]
-struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Archive {
-    fn add(&mut self, path: &str, mode: u32, (major, minor): (u32, u32), data: &[u8]) {
+    /// Adds a node; its folder comes before it.
+    pub fn add(&mut self, path: &str, node: Node<'_>) {
+        match node {
+            Node::Directory => self.entry(path, 0o040_755, (0, 0), &[]),
+            Node::File(data) => self.entry(path, 0o100_755, (0, 0), data),
+            Node::Link(to) => self.entry(path, 0o120_777, (0, 0), to.as_bytes()),
+            Node::Characters(device) => self.entry(path, 0o020_600, device, &[]),
+        }
+    }
+
+    /// The whole.
+    pub fn end(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, (0, 0), &[]);
+        self.bytes
+    }
+
+    fn entry(&mut self, path: &str, mode: u32, (major, minor): (u32, u32), data: &[u8]) {
         self.entries += 1;
         let (size, name) = (data.len() as u32, path.len() as u32 + 1);
         // inode, mode, owner, group, links, time, size, the file's device, its own, length of the name, sum

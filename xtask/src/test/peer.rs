@@ -94,6 +94,12 @@ impl Linux {
         files.map(|name| Ok((name.clone(), cmd::read(&dir.join(name))?))).collect()
     }
 
+    /// Unpacks all its modules into the folder `into`, as in its package.
+    pub fn all_modules(self, into: &Path) -> Result<()> {
+        std::fs::create_dir_all(into)?;
+        take(&self.package()?, &["./lib/modules/*"], into)
+    }
+
     /// Its package's file.
     fn package(self) -> Result<PathBuf> {
         let meta = format!("linux-image-{}", self.flavour());
@@ -143,7 +149,7 @@ pub fn programs(packages: &[&str]) -> Result<PathBuf> {
 }
 
 /// The file `name` of the cache, made by `make` from what it does in a folder of its own.
-fn kept(name: &str, make: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<PathBuf> {
+pub fn kept(name: &str, make: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<PathBuf> {
     let cache = cache_dir()?;
     let file = cache.join(name);
     if file.exists() {
@@ -169,6 +175,12 @@ fn download(package: &str, work: &Path) -> Result<PathBuf> {
     };
     let deb = std::fs::read_dir(work)?.flatten().map(|e| e.path()).find(is_it);
     deb.with_context(|| format!("apt-get download left no {package}"))
+}
+
+/// Downloads a package into `work`, and unpacks it into the folder `into`.
+pub fn package(name: &str, work: &Path, into: &Path) -> Result<()> {
+    std::fs::create_dir_all(into)?;
+    take(&download(name, work)?, &["./*"], into)
 }
 
 /// The files of the package `deb` that match `members`, in a folder of `work`.

@@ -16,6 +16,7 @@ mod run;
 mod services;
 mod shell;
 mod web;
+mod xl;
 
 use std::time::Instant;
 
@@ -43,6 +44,7 @@ const ALL: &[Scenario] = &[
     ("linux::dom0_by_grub", linux::dom0_by_grub),
     ("linux::dom0_is_damaged", linux::dom0_is_damaged),
     ("linux::guest_is_unpacked_beside_a_server", linux::guest_is_unpacked_beside_a_server),
+    ("linux::dom0_with_xl", xl::session_as_on_xen),
     ("linux_domu::works", linux_domu::works),
     ("linux_domu::log_is_xens", linux_domu::log_is_xens),
     ("linux_domu::sizes", linux_domu::sizes),
