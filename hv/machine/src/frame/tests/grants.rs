@@ -64,7 +64,6 @@ fn a_grants_entry_that_is_overwritten_counts_once() {
     let (l1, theirs) = mapper(&table);
     let [own] = populate(&table, D1);
     let mut work = work(&table);
-    let rights = Rights::plain(D1);
     for index in [0, 1] {
         let tab = table.get_table(l1, D1).unwrap();
         let frame = table.get_writable(theirs, D2, &mut work).unwrap();
