@@ -152,7 +152,10 @@ pub enum Shutdown {
 /// Ends this domain (on the host: the process).
 pub fn shutdown(reason: Shutdown) -> ! {
     let arg = reason as u32;
-    #[cfg_attr(not(target_os = "none"), expect(clippy::never_loop, reason = "the process ends in the first round"))]
+    #[cfg_attr(
+        not(target_os = "none"),
+        expect(clippy::never_loop, reason = "the process ends in the first round")
+    )]
     loop {
         let args = [SCHEDOP_SHUTDOWN as usize, (&raw const arg).expose_provenance(), 0, 0, 0];
         // SAFETY: the command reads one u32.

@@ -7,8 +7,8 @@ use crate::ranges::Ranges;
 use crate::{power, time_of_day};
 use alloc::vec::Vec;
 use core::ops::Range;
-use hv_machine::x86_64::ioapic::{self, Trigger};
 use hv_machine::x86_64::clock::{self, Reference};
+use hv_machine::x86_64::ioapic::{self, Trigger};
 use hv_machine::x86_64::{apic, firmware, mmio, percpu};
 use spin::Once;
 
@@ -103,7 +103,9 @@ fn measure_clock(acpi: &Acpi) {
             let name = if matches!(by, Reference::Hpet(_)) { "the HPET" } else { "the ACPI timer" };
             log::info!("no PIT: TSC {} MHz by {name}", clock::tsc_hz() / 1_000_000);
         }
-        None => log::error!("no timer to measure the TSC by: taken to run at {} MHz", clock::tsc_hz() / 1_000_000),
+        None => {
+            log::error!("no timer to measure the TSC by: taken to run at {} MHz", clock::tsc_hz() / 1_000_000)
+        }
     }
 }
 

@@ -95,7 +95,9 @@ fn start_others(cpus: &[u32]) {
     let mut n = 1;
     for apic_id in &cpus[1..] {
         match low {
-            Some(page) if smp::start_ap(n, *apic_id, page, run::cpu_loop, &mut start::permanent_frame) => n += 1,
+            Some(page) if smp::start_ap(n, *apic_id, page, run::cpu_loop, &mut start::permanent_frame) => {
+                n += 1
+            }
             _ => log::error!("the CPU with APIC id {apic_id} did not start"),
         }
     }
@@ -131,7 +133,8 @@ pub fn boot(started: Started) -> ! {
     let free = frames().free_frames();
     log::info!("{} MiB free, heap {} KiB used", free / 256, heap::usage().0 >> 10);
 
-    let kernel = ModuleBytes::take(info, 0).unwrap_or_else(|| panic!("no dom0 kernel: give one as the first module"));
+    let kernel =
+        ModuleBytes::take(info, 0).unwrap_or_else(|| panic!("no dom0 kernel: give one as the first module"));
     let ramdisk = ModuleBytes::take(info, 1);
     let (frames, max_frames) = dom0_frames(info);
     let built = dom0::build(&Plan {

@@ -33,7 +33,13 @@ fn help() {
 
 fn memory() {
     let (used, all) = heap::usage();
-    log::warn!("{} frames, {} of them free; heap {} KiB, {} used", frames().frames(), frames().free_frames(), all >> 10, used >> 10);
+    log::warn!(
+        "{} frames, {} of them free; heap {} KiB, {} used",
+        frames().frames(),
+        frames().free_frames(),
+        all >> 10,
+        used >> 10
+    );
 }
 
 fn domains() {
@@ -42,7 +48,12 @@ fn domains() {
         next = DomId(d.id.0 + 1);
         log::warn!(
             "d{}: {} of {} frames, paused {}, dying {}, shutdown {}",
-            d.id, d.memory.total(), d.memory.max(), d.pauses.load(SeqCst), d.dying.load(SeqCst), d.shutdown.load(SeqCst)
+            d.id,
+            d.memory.total(),
+            d.memory.max(),
+            d.pauses.load(SeqCst),
+            d.dying.load(SeqCst),
+            d.shutdown.load(SeqCst)
         );
         for v in d.vcpus() {
             let blocked = v.blocked.load(SeqCst);
@@ -52,11 +63,21 @@ fn domains() {
                 u32::MAX => "ready",
                 _ => "running",
             };
-            log::warn!("  v{}: {state}, CPU {}, {} ms", v.id, v.last_cpu.load(Relaxed), run::cpu_time(v) / 1_000_000);
+            log::warn!(
+                "  v{}: {state}, CPU {}, {} ms",
+                v.id,
+                v.last_cpu.load(Relaxed),
+                run::cpu_time(v) / 1_000_000
+            );
         }
     }
 }
 
 fn clocks() {
-    log::warn!("{} CPUs, TSC {} kHz, up {} ms", tlb::online().count_ones(), clock::tsc_hz() / 1000, clock::now() / 1_000_000);
+    log::warn!(
+        "{} CPUs, TSC {} kHz, up {} ms",
+        tlb::online().count_ones(),
+        clock::tsc_hz() / 1000,
+        clock::now() / 1_000_000
+    );
 }

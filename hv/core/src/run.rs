@@ -10,8 +10,8 @@
 //! A vcpu that blocks on a CPU with nothing else to run stays loaded while the CPU idles (`linger`): mostly it is the
 //! next to run there. Whoever wants it off has it told by [`Vcpu::block`] or [`Vcpu::wait_stopped`].
 
-use crate::domain::vcpu::pause;
 use crate::domain::info::Info;
+use crate::domain::vcpu::pause;
 use crate::domain::{Context, Current, Domain, Vcpu};
 use crate::event::virq::GlobalHandlers;
 use crate::sched::{CpuSet, Credit, Pick, Policy};

@@ -7,15 +7,37 @@ use std::path::Path;
 
 /// What allocates, and panics when there is no memory.
 const ALLOCATES: [&str; 20] = [
-    "Box::new(", "Arc::new(", "Rc::new(", "Vec::from(", "vec![", "format!(", "String::", ".to_vec()", ".to_string()",
-    ".to_owned()", "Vec::with_capacity(", ".collect", ".reserve(", ".reserve_exact(", ".push(", ".insert(", ".extend(",
-    ".resize(", ".resize_with(", ".append(",
+    "Box::new(",
+    "Arc::new(",
+    "Rc::new(",
+    "Vec::from(",
+    "vec![",
+    "format!(",
+    "String::",
+    ".to_vec()",
+    ".to_string()",
+    ".to_owned()",
+    "Vec::with_capacity(",
+    ".collect",
+    ".reserve(",
+    ".reserve_exact(",
+    ".push(",
+    ".insert(",
+    ".extend(",
+    ".resize(",
+    ".resize_with(",
+    ".append(",
 ];
 
 /// What runs at boot alone, when a panic says what the machine lacks.
 const AT_BOOT: [&str; 7] = [
-    "core/src/acpi/", "core/src/acpi_setup.rs", "core/src/domain/dom0.rs", "machine/src/boot.rs",
-    "machine/src/x86_64/ioapic.rs", "machine/src/x86_64/start.rs", "machine/src/budget.rs",
+    "core/src/acpi/",
+    "core/src/acpi_setup.rs",
+    "core/src/domain/dom0.rs",
+    "machine/src/boot.rs",
+    "machine/src/x86_64/ioapic.rs",
+    "machine/src/x86_64/start.rs",
+    "machine/src/budget.rs",
 ];
 
 /// Lists of page tables that are linked through the frame table, and need no memory.

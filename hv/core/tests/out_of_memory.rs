@@ -152,7 +152,8 @@ fn grant_frames_are_refused() {
     frames.add_free(Mfn(1), Mfn(128), false);
     let free = || frames.free_frames();
     let all = free();
-    let made = |budget| within(budget, || GrantTable::new(frames, DomId(1), 32, 2)).map_err(|_| Errno::ENOMEM);
+    let made =
+        |budget| within(budget, || GrantTable::new(frames, DomId(1), 32, 2)).map_err(|_| Errno::ENOMEM);
     assert!(until_enough(16, |budget| made(budget).map(drop)) > 0);
     assert_eq!(free(), all, "a table that could not be made keeps frames");
 

@@ -327,7 +327,11 @@ mod target {
             for (i, b) in out.iter_mut().enumerate() {
                 let a = at.wrapping_add(i as u64);
                 // SAFETY: mapped by the early tables; the loader's memory is written by nobody meanwhile.
-                *b = if a < 4 << 30 { unsafe { ((layout::DIRECT + a) as *const u8).read_volatile() } } else { 0 };
+                *b = if a < 4 << 30 {
+                    unsafe { ((layout::DIRECT + a) as *const u8).read_volatile() }
+                } else {
+                    0
+                };
             }
         }
     }

@@ -200,9 +200,9 @@ mod imp {
         // SAFETY: the caller checked the range; the half word is the last 4 bytes of it.
         let done = unsafe {
             write_straight(at, &private[..n])
-                && half.first_chunk::<4>().is_none_or(|half| {
-                    write_half(at.wrapping_add(8 * n as u64), u32::from_ne_bytes(*half))
-                })
+                && half
+                    .first_chunk::<4>()
+                    .is_none_or(|half| write_half(at.wrapping_add(8 * n as u64), u32::from_ne_bytes(*half)))
         };
         clac();
         done

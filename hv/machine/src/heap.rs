@@ -167,8 +167,9 @@ mod promise {
         size: AtomicUsize,
         align: AtomicUsize,
     }
-    static SLOTS: [Slot; MAX_CPUS] =
-        [const { Slot { block: AtomicUsize::new(0), size: AtomicUsize::new(0), align: AtomicUsize::new(0) } }; MAX_CPUS];
+    static SLOTS: [Slot; MAX_CPUS] = [const {
+        Slot { block: AtomicUsize::new(0), size: AtomicUsize::new(0), align: AtomicUsize::new(0) }
+    }; MAX_CPUS];
 
     pub fn make(block: NonNull<u8>, layout: Layout) {
         let slot = &SLOTS[cpu_id()];

@@ -124,7 +124,8 @@ fn relax() {
 mod ranks {
     use crate::x86_64::percpu;
     use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-    static HELD: [[AtomicU8; 128]; percpu::MAX_CPUS] = [const { [const { AtomicU8::new(0) }; 128] }; percpu::MAX_CPUS];
+    static HELD: [[AtomicU8; 128]; percpu::MAX_CPUS] =
+        [const { [const { AtomicU8::new(0) }; 128] }; percpu::MAX_CPUS];
 
     fn highest() -> u8 {
         let held = &HELD[percpu::cpu_id()];

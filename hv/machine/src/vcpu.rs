@@ -7,9 +7,9 @@
 
 use crate::frame::{CLOCK, Frame, L4};
 use crate::guest_mem::access_ok;
-use shared_abi::Errno;
 use crate::x86_64::{cpu, fpu::FpuState, paging, percpu, speculation};
 use core::sync::atomic::AtomicU8;
+use shared_abi::Errno;
 use shared_abi::GuestAddr;
 
 /// Why a guest stopped running. Below 32 an exception, below 256 an interrupt, else one of these.
@@ -87,7 +87,8 @@ struct Block {
     mode: Mode,
 }
 const _: () = assert!((core::mem::offset_of!(Block, regs) + size_of::<Regs>()) % 16 == 0);
-const _: () = assert!(core::mem::offset_of!(Block, mode) == core::mem::offset_of!(Block, regs) + size_of::<Regs>());
+const _: () =
+    assert!(core::mem::offset_of!(Block, mode) == core::mem::offset_of!(Block, regs) + size_of::<Regs>());
 
 /// Whether a vcpu is in kernel or user mode, and what takes it to the other on a system call and back without the run
 /// loop: read and changed by asm/syscall.s, which says what it needs of each.

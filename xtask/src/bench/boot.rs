@@ -37,7 +37,8 @@ mod tests {
     #[test]
     fn either_hypervisors_first_line_tells_when() {
         let dom0 = Figure { name: "power-on".into(), unit: "ns", value: 40_000_000 };
-        let oxen = "Booting from ROM..(oxen) [    0.027904] Oxen 0.1.0\n(oxen) [    0.9] entered at TSC 8000000\n";
+        let oxen =
+            "Booting from ROM..(oxen) [    0.027904] Oxen 0.1.0\n(oxen) [    0.9] entered at TSC 8000000\n";
         let figure = figure(oxen, &dom0).unwrap();
         assert_eq!((figure.value, figure.unit), (32_000_000, "ns"));
         let xen = "(XEN) [0000000001aa2b3c] Xen version 4.17.7\n(XEN) [0000000001aa2b3d] Bootloader\n";

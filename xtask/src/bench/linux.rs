@@ -47,7 +47,8 @@ pub fn compared(rows: &[String]) -> Result<Compared> {
     let plugin = compiled("cc", "insnmix.c", "insnmix.so", &["-shared", "-fPIC", "-fvisibility=hidden"])?;
     // the kernel's own headers lie beside those of the other C library
     let headers = ["-static", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"];
-    let programs = [("bin/pvbench".into(), cmd::read(&compiled("musl-gcc", "pvbench.c", "pvbench", &headers)?)?)];
+    let programs =
+        [("bin/pvbench".into(), cmd::read(&compiled("musl-gcc", "pvbench.c", "pvbench", &headers)?)?)];
     let script = cmd::read(&sources().join("init.sh"))?;
     let ramdisk = initramfs::with_files("bench-linux", &String::from_utf8(script)?, &programs)?;
     let bench = Bench { plugin, arguments: format!("quiet panic=-1 pvb.args={}", rows.join(",")) };

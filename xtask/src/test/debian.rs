@@ -154,10 +154,15 @@ fn find_modules(dir: &Path, all: &mut BTreeMap<String, PathBuf>) -> Result<()> {
 /// Adds a module behind those that it depends on (the word `depends` of its section .modinfo). One that is no file is part
 /// of the kernel.
 fn depend(name: &str, all: &BTreeMap<String, PathBuf>, order: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
-    let Some(file) = all.get(name).filter(|_| !order.iter().any(|(known, _)| known == name)) else { return Ok(()) };
+    let Some(file) = all.get(name).filter(|_| !order.iter().any(|(known, _)| known == name)) else {
+        return Ok(());
+    };
     let data = cmd::read(file)?;
     const DEPENDS: &[u8] = b"\0depends=";
-    let at = data.windows(DEPENDS.len()).position(|bytes| bytes == DEPENDS).context("a module without .modinfo")?;
+    let at = data
+        .windows(DEPENDS.len())
+        .position(|bytes| bytes == DEPENDS)
+        .context("a module without .modinfo")?;
     let list = data[at + DEPENDS.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
     for needed in String::from_utf8_lossy(list).split(',').filter(|name| !name.is_empty()) {
         depend(&needed.replace('-', "_"), all, order)?;

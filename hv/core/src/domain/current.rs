@@ -43,7 +43,8 @@ impl Current<'_> {
     /// Loads the root table of the mode the vcpu is in (the idle root when it has none: the guest then
     /// faults at once).
     pub fn load_root(&mut self) {
-        let root = if self.cx.cpu.kernel_mode() { self.cx.cpu.kernel_root() } else { self.cx.cpu.user_root() };
+        let root =
+            if self.cx.cpu.kernel_mode() { self.cx.cpu.kernel_root() } else { self.cx.cpu.user_root() };
         mm::load_root(root);
     }
 
@@ -56,10 +57,33 @@ impl Current<'_> {
              rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x} rsi {:016x} rdi {:016x}\n\
              rbp {:016x} r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}\n\
              r13 {:016x} r14 {:016x} r15 {:016x} cr2 {:016x} cr3 {:016x}",
-            self.dom.id, self.vcpu.id, r.cs, r.rip, r.rflags, r.ss, r.rsp,
-            if self.cx.cpu.kernel_mode() { "kernel" } else { "user" }, r.vector(), r.error_code,
-            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.r8, r.r9, r.r10, r.r11, r.r12,
-            r.r13, r.r14, r.r15, self.vcpu.info.cr2(), self.cx.root().map_or(0, |m| m.address())
+            self.dom.id,
+            self.vcpu.id,
+            r.cs,
+            r.rip,
+            r.rflags,
+            r.ss,
+            r.rsp,
+            if self.cx.cpu.kernel_mode() { "kernel" } else { "user" },
+            r.vector(),
+            r.error_code,
+            r.rax,
+            r.rbx,
+            r.rcx,
+            r.rdx,
+            r.rsi,
+            r.rdi,
+            r.rbp,
+            r.r8,
+            r.r9,
+            r.r10,
+            r.r11,
+            r.r12,
+            r.r13,
+            r.r14,
+            r.r15,
+            self.vcpu.info.cr2(),
+            self.cx.root().map_or(0, |m| m.address())
         );
         super::lifecycle::shut_down(self.dom, shared_abi::sched::SHUTDOWN_CRASH);
     }

@@ -8,11 +8,11 @@
 //! A bzImage is unpacked first, into memory that is dom0's afterwards: the domain gets the frames of that
 //! region, the kernel is loaded into them, and only then come the frames of the rest.
 
+use super::Domain;
 use super::grants::Limits;
 use super::kernel::Kernel;
 use super::lifecycle::{Spec, create, make_vcpus, set_context, unpause_domain};
 use super::vcpu::pause;
-use super::Domain;
 use crate::emul::cpuid::{Kind, Leaf, Policy, with_waiting_lfence};
 use crate::mm::{frames, with_rights};
 use alloc::boxed::Box;
@@ -128,7 +128,8 @@ impl Memory {
     }
 
     fn hold(&self, pfn: u64) -> Result<Frame<'static, Writable>> {
-        let mfn = *self.mfns.get(pfn as usize).ok_or("dom0 is too small for its kernel and ramdisk (dom0_mem)")?;
+        let mfn =
+            *self.mfns.get(pfn as usize).ok_or("dom0 is too small for its kernel and ramdisk (dom0_mem)")?;
         frames()
             .get_writable(Mfn(mfn), self.dom.id, &mut crate::mm::work())
             .map_err(|_| "a frame of dom0's can't be written")
@@ -256,7 +257,12 @@ pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
     set_context(&dom, v, &mut v.context.lock(), &c).map_err(|_| "dom0's first vcpu was refused")?;
     log::info!(
         "dom0: {} MiB, {} vcpus, kernel {:#x}-{:#x}, entry {:#x}, {} tables",
-        plan.frames / 256, plan.vcpus, kernel_start, kernel_end, entry, count
+        plan.frames / 256,
+        plan.vcpus,
+        kernel_start,
+        kernel_end,
+        entry,
+        count
     );
     v.unblock(pause::DOWN);
     unpause_domain(&dom).map_err(|_| "dom0 can't be started")?;

@@ -129,4 +129,3 @@ pub fn release(dom: &Domain, work: &mut Work<'static>) -> Result<(), Stop> {
     }
     Err(Stop::Retry)
 }
-

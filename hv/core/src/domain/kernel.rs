@@ -27,7 +27,8 @@ pub struct Kernel<'a> {
 impl<'a> Kernel<'a> {
     /// Reads headers and notes.
     pub fn parse(bytes: &'a [u8]) -> Result<Kernel<'a>, &'static str> {
-        let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(|_| "dom0's kernel is not an ELF file")?;
+        let file =
+            ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(|_| "dom0's kernel is not an ELF file")?;
         if file.ehdr.e_machine != EM_X86_64 {
             return Err("dom0's kernel is not for x86-64");
         }
@@ -87,15 +88,17 @@ impl<'a> Kernel<'a> {
     pub fn segments(&self) -> impl Iterator<Item = Result<(u64, &'a [u8], u64), &'static str>> + 'a {
         let damaged = "dom0's kernel is truncated";
         let (bytes, base, offset) = (self.bytes, self.base, self.paddr_offset);
-        self.file.segments().into_iter().flat_map(|t| t.iter()).filter(|s| s.p_type == PT_LOAD).map(move |s| {
-            let from = usize::try_from(s.p_offset).map_err(|_| damaged)?;
-            let len = usize::try_from(s.p_filesz).map_err(|_| damaged)?;
-            let data = from.checked_add(len).and_then(|end| bytes.get(from..end)).ok_or(damaged)?;
-            if s.p_memsz < s.p_filesz {
-                return Err(damaged);
-            }
-            let va = s.p_paddr.wrapping_sub(offset).wrapping_add(base);
-            Ok((va, data, s.p_memsz))
-        })
+        self.file.segments().into_iter().flat_map(|t| t.iter()).filter(|s| s.p_type == PT_LOAD).map(
+            move |s| {
+                let from = usize::try_from(s.p_offset).map_err(|_| damaged)?;
+                let len = usize::try_from(s.p_filesz).map_err(|_| damaged)?;
+                let data = from.checked_add(len).and_then(|end| bytes.get(from..end)).ok_or(damaged)?;
+                if s.p_memsz < s.p_filesz {
+                    return Err(damaged);
+                }
+                let va = s.p_paddr.wrapping_sub(offset).wrapping_add(base);
+                Ok((va, data, s.p_memsz))
+            },
+        )
     }
 }

@@ -290,12 +290,24 @@ pub fn guest_context() -> Result<Box<VcpuGuestContext>, Errno> {
 }
 
 /// Sets a vcpu's registers and tables (`VCPUOP_initialise`, `XEN_DOMCTL_setvcpucontext`). The vcpu must not run.
-pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuGuestContext) -> Result<(), Stop> {
+pub fn set_context(
+    dom: &Arc<Domain>,
+    v: &Arc<Vcpu>,
+    cx: &mut Context,
+    c: &VcpuGuestContext,
+) -> Result<(), Stop> {
     let addresses = [
-        c.event_callback_eip, c.failsafe_callback_eip, c.syscall_callback_eip,
-        c.fs_base, c.gs_base_kernel, c.gs_base_user,
+        c.event_callback_eip,
+        c.failsafe_callback_eip,
+        c.syscall_callback_eip,
+        c.fs_base,
+        c.gs_base_kernel,
+        c.gs_base_user,
     ];
-    if !addresses.iter().all(|a| is_canonical(*a)) || c.gdt_ents as usize > FIRST_RESERVED_GDT_ENTRY || c.ldt_ents > 8192 {
+    if !addresses.iter().all(|a| is_canonical(*a))
+        || c.gdt_ents as usize > FIRST_RESERVED_GDT_ENTRY
+        || c.ldt_ents > 8192
+    {
         return Err(Errno::EINVAL.into());
     }
     for t in &c.trap_ctxt {
@@ -304,7 +316,9 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
         }
     }
     cx.work.refill(Work::BUDGET);
-    let root = |maddr: u64, work: &mut Work<'static>| with_rights(dom, dom.id, |r| frames().get_root(Mfn(maddr >> 12), r, work));
+    let root = |maddr: u64, work: &mut Work<'static>| {
+        with_rights(dom, dom.id, |r| frames().get_root(Mfn(maddr >> 12), r, work))
+    };
     let kernel = root(c.ctrlreg[3], &mut cx.work)?;
     let user = match c.ctrlreg[1] {
         0 => None,
@@ -333,8 +347,11 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
     // IOPL is the guest's own notion: a Linux vcpu starts with 1 and reads ports that it has no right to.
     cx.iopl = (u.rflags >> 12 & 3) as u8;
     cx.cpu.fs_base = c.fs_base;
-    let (base, other) =
-        if cx.cpu.kernel_mode() { (c.gs_base_kernel, c.gs_base_user) } else { (c.gs_base_user, c.gs_base_kernel) };
+    let (base, other) = if cx.cpu.kernel_mode() {
+        (c.gs_base_kernel, c.gs_base_user)
+    } else {
+        (c.gs_base_user, c.gs_base_kernel)
+    };
     cx.cpu.gs_base = base;
     cx.cpu.set_gs_base_other(other);
     if c.flags & VGCF_I387_VALID != 0 {
@@ -342,10 +359,14 @@ pub fn set_context(dom: &Arc<Domain>, v: &Arc<Vcpu>, cx: &mut Context, c: &VcpuG
         cx.cpu.fpu.mark_legacy();
     }
     cx.event = c.event_callback_eip;
-    cx.failsafe =
-        Callback { address: c.failsafe_callback_eip, mask_events: c.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0 };
-    cx.syscall =
-        Callback { address: c.syscall_callback_eip, mask_events: c.flags & VGCF_SYSCALL_DISABLES_EVENTS != 0 };
+    cx.failsafe = Callback {
+        address: c.failsafe_callback_eip,
+        mask_events: c.flags & VGCF_FAILSAFE_DISABLES_EVENTS != 0,
+    };
+    cx.syscall = Callback {
+        address: c.syscall_callback_eip,
+        mask_events: c.flags & VGCF_SYSCALL_DISABLES_EVENTS != 0,
+    };
     cx.kernel_ss = c.kernel_ss | 3;
     cx.kernel_sp = c.kernel_sp;
     for n in 0..4 {

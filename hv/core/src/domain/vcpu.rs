@@ -9,13 +9,13 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use hv_machine::frame::Work;
 use hv_machine::heap::try_arc;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::vcpu::{SyscallEntry, VcpuState};
-use hv_machine::frame::Work;
 use hv_machine::x86_64::{apic, clock, percpu};
-use shared_abi::{Errno, Mfn};
 use shared_abi::arch_x86::TrapInfo;
+use shared_abi::{Errno, Mfn};
 
 /// Why a vcpu may not run, as bits of [`Vcpu::blocked`]. It runs when none is set.
 pub mod pause {

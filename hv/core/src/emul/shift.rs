@@ -29,6 +29,7 @@ pub fn shift(op: Op, value: u64, count: u64, size: u8, rflags: u64) -> (u64, u64
     if count == 0 {
         return (value, rflags);
     }
-    let after = if matches!(op, Op::Shl | Op::Shr | Op::Sar) { flags::logic(value, size, rflags) } else { rflags };
+    let after =
+        if matches!(op, Op::Shl | Op::Shr | Op::Sar) { flags::logic(value, size, rflags) } else { rflags };
     (value, flags::with_overflow(overflow != 0, flags::with_carry(carry != 0, after)))
 }

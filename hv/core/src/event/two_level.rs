@@ -143,9 +143,8 @@ impl Ports {
             let told = tell && !bits.test_and_set_upcall_pending(vcpu);
             return Ok(Delivery { kick: told.then_some(vcpu), polled: false });
         }
-        let told = bits.test_and_clear_mask(port.0)
-            && bits.is_pending(port.0)
-            && bits.tell(vcpu, port.0 / 64);
+        let told =
+            bits.test_and_clear_mask(port.0) && bits.is_pending(port.0) && bits.tell(vcpu, port.0 / 64);
         Ok(Delivery { kick: told.then_some(vcpu), polled: false })
     }
 }

@@ -41,7 +41,10 @@ pub fn callback_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let r: CallbackUnregister = guest_mem::read(GuestAddr(a[1]))?;
             match r.r#type {
                 // A kernel can't do without these.
-                CALLBACKTYPE_EVENT | CALLBACKTYPE_FAILSAFE | CALLBACKTYPE_SYSCALL | CALLBACKTYPE_SYSCALL32
+                CALLBACKTYPE_EVENT
+                | CALLBACKTYPE_FAILSAFE
+                | CALLBACKTYPE_SYSCALL
+                | CALLBACKTYPE_SYSCALL32
                 | CALLBACKTYPE_SYSENTER => Err(Errno::EINVAL.into()),
                 CALLBACKTYPE_NMI => {
                     register(cur, r.r#type, 0, false)?;

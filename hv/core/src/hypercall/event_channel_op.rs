@@ -27,9 +27,10 @@ pub fn event_channel_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 pub fn compat(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let at = GuestAddr(a[0]);
     match guest_mem::read::<u32>(at)? {
-        cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK => {
-            event_channel_op(cur, &mut [cmd.into(), at.0.wrapping_add(offset_of!(EvtchnOp, u) as u64), 0, 0, 0, 0])
-        }
+        cmd @ EVTCHNOP_BIND_INTERDOMAIN..=EVTCHNOP_UNMASK => event_channel_op(
+            cur,
+            &mut [cmd.into(), at.0.wrapping_add(offset_of!(EvtchnOp, u) as u64), 0, 0, 0, 0],
+        ),
         _ => Err(Errno::ENOSYS.into()),
     }
 }
@@ -62,14 +63,18 @@ fn other_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             let mut op: EvtchnBindInterdomain = guest_mem::read(arg)?;
             let id = if op.remote_dom == DomId::SELF { dom.id } else { op.remote_dom };
             let remote = find(id).ok_or(Errno::ESRCH)?;
-            let (port, d) = with_sides(dom, Some(&remote), |s, peer| s.bind_interdomain(peer, op.remote_port))?;
+            let (port, d) =
+                with_sides(dom, Some(&remote), |s, peer| s.bind_interdomain(peer, op.remote_port))?;
             dom.told(port, d);
             op.local_port = port;
             give_back(guest_mem::write(arg, &op), dom, port)?;
         }
         EVTCHNOP_BIND_VIRQ => {
             let mut op: EvtchnBindVirq = guest_mem::read(arg)?;
-            if op.virq < NR_VIRQS && crate::event::virq::is_global(op.virq) && !access::may_handle_virq(dom, op.virq) {
+            if op.virq < NR_VIRQS
+                && crate::event::virq::is_global(op.virq)
+                && !access::may_handle_virq(dom, op.virq)
+            {
                 return Err(Errno::EPERM.into());
             }
             op.port = with_sides(dom, None, |s, _| s.bind_virq(op.virq, op.vcpu.0))?;

@@ -70,11 +70,13 @@ fn others(cur: &mut Current<'_>, cmd: u32, rest: &mut Rest, count: u64) -> HcRes
             o.status = grant::TRANSFER_STATUS;
             Ok(())
         }),
-        GNTTABOP_SWAP_GRANT_REF => batch::<_, 4>(cur, frames(), rest, count, |cur, o: &mut GnttabSwapGrantRef| {
-            let r = cur.dom.grants.table.lock().swap(o.ref_a, o.ref_b);
-            o.status = r.err().unwrap_or(GNTST_OKAY);
-            Ok(())
-        }),
+        GNTTABOP_SWAP_GRANT_REF => {
+            batch::<_, 4>(cur, frames(), rest, count, |cur, o: &mut GnttabSwapGrantRef| {
+                let r = cur.dom.grants.table.lock().swap(o.ref_a, o.ref_b);
+                o.status = r.err().unwrap_or(GNTST_OKAY);
+                Ok(())
+            })
+        }
         GNTTABOP_CACHE_FLUSH => cache_flush(cur, cmd, rest, count),
         GNTTABOP_SETUP_TABLE if count == 1 => setup_table(cur, list),
         GNTTABOP_QUERY_SIZE if count == 1 => query_size(cur, list),

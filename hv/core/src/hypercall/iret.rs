@@ -32,7 +32,8 @@ pub fn iret(cur: &mut Current<'_>) -> HcResult {
     r.rsp = f.rsp;
     r.ss = f.ss & 0xffff;
     // In the other case they are as after `sysret`.
-    (r.rcx, r.r11) = if f.flags & VGCF_IN_SYSCALL == 0 { (f.rcx, f.r11) } else { (f.rip, f.rflags & !IOPL | IF) };
+    (r.rcx, r.r11) =
+        if f.flags & VGCF_IN_SYSCALL == 0 { (f.rcx, f.r11) } else { (f.rip, f.rflags & !IOPL | IF) };
     r.changed();
     cur.cx.info.set_mask(f.rflags & IF == 0);
     Ok(f.rax)

@@ -48,7 +48,8 @@ pub fn mca(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                     0 => return Err(Errno::EINVAL.into()),
                     n => u32::try_from(n).map_err(|_| Errno::ENOMEM)?.min(cpus),
                 };
-                told = (0..wanted).try_for_each(|n| guest_mem::write_at(p.info, n.into(), &processor(n, cpus)));
+                told =
+                    (0..wanted).try_for_each(|n| guest_mem::write_at(p.info, n.into(), &processor(n, cpus)));
                 p.ncpus = wanted;
             } else {
                 p.ncpus = cpus;
@@ -128,7 +129,8 @@ fn vendor(id: &[u8; 16]) -> u32 {
 fn brand(cpuid: impl Fn(u32, u32) -> [u32; 4]) -> [u8; 64] {
     let mut name = [0; 64];
     if cpuid(0x8000_0000, 0)[0] >= 0x8000_0004 {
-        for (to, from) in name.chunks_exact_mut(4).zip((0x8000_0002..=0x8000_0004).flat_map(|l| cpuid(l, 0))) {
+        for (to, from) in name.chunks_exact_mut(4).zip((0x8000_0002..=0x8000_0004).flat_map(|l| cpuid(l, 0)))
+        {
             to.copy_from_slice(&from.to_le_bytes());
         }
         let blanks = name.iter().take_while(|c| **c == b' ').count();

@@ -44,7 +44,11 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             return Ok(match cmd {
                 XENMEM_CURRENT_RESERVATION => d.memory.total(),
                 XENMEM_MAXIMUM_RESERVATION => d.memory.max(),
-                _ => d.shared.page().load_u64(core::mem::offset_of!(shared_abi::xen::SharedInfo, arch)).saturating_sub(1),
+                _ => d
+                    .shared
+                    .page()
+                    .load_u64(core::mem::offset_of!(shared_abi::xen::SharedInfo, arch))
+                    .saturating_sub(1),
             });
         }
         XENMEM_MACHPHYS_MAPPING => {
@@ -169,7 +173,9 @@ fn increase(dom: &Arc<Domain>, r: &MemoryReservation, i: u64, populate: bool) ->
     if free < n || !dom.memory.leaves_claims(n, free) || !dom.memory.charge(n) {
         return Err(Errno::ENOMEM.into());
     }
-    let mfn = frames().populate(dom.id, r.extent_order, limit(r.mem_flags)).inspect_err(|_| dom.memory.credit(n))?;
+    let mfn = frames()
+        .populate(dom.id, r.extent_order, limit(r.mem_flags))
+        .inspect_err(|_| dom.memory.credit(n))?;
     dom.memory.use_claim(n);
     take_from_the_dying(dom, mfn, n)?;
     if populate {
@@ -334,10 +340,12 @@ fn memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
 fn machine_memory_map(cur: &Current<'_>, arg: GuestAddr) -> HcResult {
     access::control_only(cur.dom)?;
     let boot = crate::run::BOOT.get().ok_or(Errno::ENOSYS)?;
-    let told = boot.memory.iter().map(|(r, k)| E820Entry { addr: r.start, size: r.end - r.start, r#type: k.e820() });
+    let told =
+        boot.memory.iter().map(|(r, k)| E820Entry { addr: r.start, size: r.end - r.start, r#type: k.e820() });
     let reserved = Kind::Reserved.e820();
     let kept = crate::run::KEPT.get().into_iter().flatten();
-    let kept = kept.map(|f| E820Entry { addr: f.start << 12, size: (f.end - f.start) << 12, r#type: reserved });
+    let kept =
+        kept.map(|f| E820Entry { addr: f.start << 12, size: (f.end - f.start) << 12, r#type: reserved });
     write_map(arg, told.chain(kept))
 }
 

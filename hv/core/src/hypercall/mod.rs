@@ -32,8 +32,8 @@ use crate::error::{HcResult, Stop};
 use grant_table_op::Rest;
 use hv_machine::vcpu::Regs;
 use hv_machine::x86_64::{percpu, smp};
-use shared_abi::errno::Errno;
 use shared_abi::GuestAddr;
+use shared_abi::errno::Errno;
 use shared_abi::event_channel::EVTCHNOP_SEND;
 use shared_abi::version::XENVER_VERSION;
 use shared_abi::xen::hypercall as nr;
@@ -49,7 +49,9 @@ pub fn dispatch(cur: &mut Current<'_>) {
     let result = match r.rax {
         nr::IRET => iret::iret(cur),
         nr::XEN_VERSION if r.rdi as u32 == XENVER_VERSION => Ok(xen_version::VERSION),
-        nr::EVENT_CHANNEL_OP if r.rdi as u32 == EVTCHNOP_SEND => event_channel_op::send(cur, GuestAddr(r.rsi)),
+        nr::EVENT_CHANNEL_OP if r.rdi as u32 == EVTCHNOP_SEND => {
+            event_channel_op::send(cur, GuestAddr(r.rsi))
+        }
         nr::UPDATE_VA_MAPPING => {
             let (va, entry, flags) = (r.rdi, r.rsi, r.rdx);
             update_va_mapping::update(cur, va, entry, flags, cur.dom.id)

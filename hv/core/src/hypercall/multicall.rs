@@ -18,7 +18,8 @@ const LOOK: u64 = 8;
 pub fn multicall(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let (list, count) = (GuestAddr(a[0]), a[1] & 0xffff_ffff);
     for i in 0..count {
-        let waits = || if i % LOOK == 0 { super::should_yield(cur) } else { cur.vcpu.attention.load(Relaxed) };
+        let waits =
+            || if i % LOOK == 0 { super::should_yield(cur) } else { cur.vcpu.attention.load(Relaxed) };
         if i > 0 && (i % BATCH == 0 || waits()) {
             *a = [guest_mem::offset::<MulticallEntry>(list, i)?.0, count - i, 0, 0, 0, 0];
             return Err(Stop::Retry);
@@ -41,7 +42,10 @@ pub fn multicall(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             Err(Stop::Crash(why)) => return Err(Stop::Crash(why)),
         };
         let at = guest_mem::offset::<MulticallEntry>(list, i)?;
-        guest_mem::write_u64(GuestAddr(at.0 + core::mem::offset_of!(MulticallEntry, result) as u64), e.result)?;
+        guest_mem::write_u64(
+            GuestAddr(at.0 + core::mem::offset_of!(MulticallEntry, result) as u64),
+            e.result,
+        )?;
         // The call may have stopped this vcpu (a block, a shutdown).
         if !cur.vcpu.runnable() && i + 1 < count {
             *a = [guest_mem::offset::<MulticallEntry>(list, i + 1)?.0, count - i - 1, 0, 0, 0, 0];

@@ -2,14 +2,14 @@
 
 use crate::domain::{Current, Domain};
 use crate::error::{HcResult, Stop};
-use crate::{access, acpi_setup, mm};
 use crate::irq::{msi::Msi, pci::Sbdf, pirq};
+use crate::{access, acpi_setup, mm};
 use core::mem::offset_of;
 use hv_machine::guest_mem;
 use hv_machine::x86_64::ioapic::{self, Trigger};
-use shared_abi::{GuestAddr, Mfn};
 use shared_abi::errno::Errno;
 use shared_abi::physdev::*;
+use shared_abi::{GuestAddr, Mfn};
 
 /// `physdev_op(cmd, arg)`.
 pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
@@ -71,7 +71,9 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 }
                 MAP_PIRQ_TYPE_MSI_SEG if m.bus >> 16 != 0 => return Err(Errno::ENODEV.into()),
                 // The vector is the hypervisor's to choose.
-                MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG if m.index != -1 => return Err(Errno::EINVAL.into()),
+                MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG if m.index != -1 => {
+                    return Err(Errno::EINVAL.into());
+                }
                 MAP_PIRQ_TYPE_MSI | MAP_PIRQ_TYPE_MSI_SEG => message(&target, &m, wanted)?,
                 // Several messages need vectors side by side, or interrupt remapping. As Xen without the latter: one
                 // at a time, and a driver that wants more takes MSI-X.

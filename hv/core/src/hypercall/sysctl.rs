@@ -3,10 +3,10 @@
 use super::domctl::{domain_info, policy, write_map};
 use crate::domain::{Current, next_from};
 use crate::error::{HcResult, Stop};
+use crate::irq::pci::Sbdf;
 use crate::mm::frames;
 use crate::sched::Policy as _;
 use crate::{access, console, keys, run};
-use crate::irq::pci::Sbdf;
 use hv_machine::guest_mem;
 use hv_machine::x86_64::{clock, cpu, tlb};
 use shared_abi::errno::Errno;
@@ -44,7 +44,8 @@ fn run_op(op: &mut Sysctl) -> Result<Result<(), Errno>, Stop> {
         XEN_SYSCTL_READCONSOLE => {
             let mut r = op.readconsole();
             let from = if r.incremental != 0 { r.index.into() } else { 0 };
-            let (bytes, next) = console::log_from(from, r.count as usize, r.clear != 0).ok_or(Errno::ENOMEM)?;
+            let (bytes, next) =
+                console::log_from(from, r.count as usize, r.clear != 0).ok_or(Errno::ENOMEM)?;
             guest_mem::copy_out(r.buffer, &bytes)?;
             r.count = bytes.len() as u32;
             r.index = next as u32;
@@ -93,7 +94,10 @@ fn run_op(op: &mut Sysctl) -> Result<Result<(), Errno>, Stop> {
             let mut n = op.numainfo();
             if n.num_nodes >= 1 {
                 if n.meminfo.0 != 0 {
-                    let info = SysctlMeminfo { memsize: frames().frames() << 12, memfree: frames().free_frames() << 12 };
+                    let info = SysctlMeminfo {
+                        memsize: frames().frames() << 12,
+                        memfree: frames().free_frames() << 12,
+                    };
                     guest_mem::write(n.meminfo, &info)?;
                 }
                 if n.distance.0 != 0 {
@@ -123,7 +127,9 @@ fn run_op(op: &mut Sysctl) -> Result<Result<(), Errno>, Stop> {
             op.set_cpu_levelling_caps(SysctlCpuLevellingCaps { caps: 0 });
         }
         // Frequencies, cache shares: the processor's own affair.
-        XEN_SYSCTL_GET_PMSTAT | XEN_SYSCTL_PSR_CMT_OP | XEN_SYSCTL_PSR_ALLOC => return Err(Errno::ENODEV.into()),
+        XEN_SYSCTL_GET_PMSTAT | XEN_SYSCTL_PSR_CMT_OP | XEN_SYSCTL_PSR_ALLOC => {
+            return Err(Errno::ENODEV.into());
+        }
         XEN_SYSCTL_COVERAGE_OP => return Err(Errno::EOPNOTSUPP.into()),
         XEN_SYSCTL_GET_CPU_FEATURESET => {
             let mut f = op.cpu_featureset();
@@ -186,7 +192,16 @@ fn physinfo() -> SysctlPhysinfo {
         free_pages: frames().free_frames(),
         outstanding_pages: crate::mm::account::claimed(),
         max_mfn: frames().frames() - 1,
-        hw_cap: [l1.edx, l1.ecx, e1.edx, e1.ecx, cpu::cpuid(0xd, 1).eax, l7.ebx, l7.ecx, cpu::cpuid(0x8000_0007, 0).edx],
+        hw_cap: [
+            l1.edx,
+            l1.ecx,
+            e1.edx,
+            e1.ecx,
+            cpu::cpuid(0xd, 1).eax,
+            l7.ebx,
+            l7.ecx,
+            cpu::cpuid(0x8000_0007, 0).edx,
+        ],
         ..Default::default()
     }
 }
@@ -213,4 +228,3 @@ fn cpupool(p: &mut SysctlCpupoolOp) -> Result<(), Stop> {
         _ => Err(Errno::ENOSYS.into()),
     }
 }
-

@@ -25,7 +25,10 @@ fn features(cur: &Current<'_>) -> u32 {
         | 1 << XENFEAT_HIGHMEM_ASSIST
         | 1 << XENFEAT_GNTTAB_MAP_AVAIL_BITS
         | 1 << XENFEAT_DIRECT_MAPPED;
-    if cur.dom.assists.load(core::sync::atomic::Ordering::Relaxed) & 1 << shared_abi::xen::VMASST_TYPE_PAE_EXTENDED_CR3 != 0 {
+    if cur.dom.assists.load(core::sync::atomic::Ordering::Relaxed)
+        & 1 << shared_abi::xen::VMASST_TYPE_PAE_EXTENDED_CR3
+        != 0
+    {
         f |= 1 << XENFEAT_PAE_PGDIR_ABOVE_4GB;
     }
     if cur.dom.control {
@@ -88,7 +91,10 @@ fn with_buffer(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             Ok(0)
         }
         XENVER_COMMANDLINE if cur.dom.control => {
-            guest_mem::write(to, &text::<XEN_COMMANDLINE_LEN>(&crate::run::BOOT.get().map_or("", |b| &*b.cmdline)))?;
+            guest_mem::write(
+                to,
+                &text::<XEN_COMMANDLINE_LEN>(&crate::run::BOOT.get().map_or("", |b| &*b.cmdline)),
+            )?;
             Ok(0)
         }
         XENVER_COMMANDLINE => Err(Errno::EPERM.into()),

@@ -107,7 +107,8 @@ fn usual(gsi: u32) -> Trigger {
 }
 
 /// Lines that the control domain has said the signals of.
-static DESCRIBED: [AtomicU64; CONTROL_PIRQS as usize / 64] = [const { AtomicU64::new(0) }; CONTROL_PIRQS as usize / 64];
+static DESCRIBED: [AtomicU64; CONTROL_PIRQS as usize / 64] =
+    [const { AtomicU64::new(0) }; CONTROL_PIRQS as usize / 64];
 
 /// Says how a line signals, once (`PHYSDEVOP_setup_gsi`).
 ///

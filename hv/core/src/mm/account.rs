@@ -52,7 +52,8 @@ impl Account {
     /// # Errors
     /// `EINVAL` if it was promised some already, has as many or may not have so many; `ENOMEM` if they are not there.
     pub fn claim(&self, n: u64, free: u64) -> Result<(), Errno> {
-        let more = n.checked_sub(self.total()).filter(|more| *more > 0 && n <= self.max()).ok_or(Errno::EINVAL)?;
+        let more =
+            n.checked_sub(self.total()).filter(|more| *more > 0 && n <= self.max()).ok_or(Errno::EINVAL)?;
         let room = |c: u64| c.checked_add(more).filter(|all| *all <= free);
         if self.claimed() != 0 {
             return Err(Errno::EINVAL);
@@ -71,7 +72,8 @@ impl Account {
     /// `n` frames were given: they are no longer promised.
     pub fn use_claim(&self, n: u64) {
         if self.claimed() != 0 {
-            let used = self.claimed.fetch_update(SeqCst, SeqCst, |c| Some(c - c.min(n))).map_or(0, |c| c.min(n));
+            let used =
+                self.claimed.fetch_update(SeqCst, SeqCst, |c| Some(c - c.min(n))).map_or(0, |c| c.min(n));
             CLAIMED.fetch_sub(used, SeqCst);
         }
     }

@@ -232,9 +232,8 @@ impl Cpu for GuestCpu<'_, '_> {
         cpu::try_rdmsr(msr)
     }
     fn install_hypercall_page(&mut self, gfn: u64) -> Result<(), ControlError> {
-        let f = crate::mm::hold_writable(self.cur.dom, Mfn(gfn)).map_err(|e| {
-            if e == Stop::Retry { ControlError::Busy } else { ControlError::Refused }
-        })?;
+        let f = crate::mm::hold_writable(self.cur.dom, Mfn(gfn))
+            .map_err(|e| if e == Stop::Retry { ControlError::Busy } else { ControlError::Refused })?;
         crate::domain::dom0::write_hypercall_page(&f.page());
         Ok(())
     }

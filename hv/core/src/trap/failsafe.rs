@@ -13,7 +13,11 @@ use shared_abi::arch_x86::{FLAT_KERNEL_CS, FLAT_KERNEL_SS};
 pub fn enter(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
     let had = cur.cx.cpu.selectors;
     let from = *cur.cx.cpu.regs();
-    let (sp, cs) = if cur.cx.cpu.kernel_mode() { (from.rsp, from.cs & 0xfffc) } else { (cur.cx.kernel_sp, from.cs & 0xffff) };
+    let (sp, cs) = if cur.cx.cpu.kernel_mode() {
+        (from.rsp, from.cs & 0xfffc)
+    } else {
+        (cur.cx.kernel_sp, from.cs & 0xffff)
+    };
     cur.to_kernel_mode();
     let callback = cur.cx.failsafe;
     let info = &cur.cx.info;

@@ -169,7 +169,11 @@ pub fn deliver_upcall(cur: &mut Current<'_>) {
 
 /// Enters the guest's NMI handler if an NMI waits.
 pub fn deliver_nmi(cur: &mut Current<'_>) {
-    if !cur.cx.nmi_masked && cur.cx.nmi != 0 && cur.vcpu.nmi.load(Relaxed) && cur.vcpu.nmi.swap(false, Relaxed) {
+    if !cur.cx.nmi_masked
+        && cur.cx.nmi != 0
+        && cur.vcpu.nmi.load(Relaxed)
+        && cur.vcpu.nmi.swap(false, Relaxed)
+    {
         if let Err(e) = bounce::nmi(cur) {
             cur.crash(e.why());
         }

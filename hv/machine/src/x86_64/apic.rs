@@ -72,7 +72,8 @@ pub fn init(bsp: bool) -> Result<(), &'static str> {
             X2APIC.store(features.ecx & (1 << 21) != 0, Relaxed);
             DEADLINE.store(features.ecx & (1 << 24) != 0, Relaxed);
             if !X2APIC.load(Relaxed) {
-                let va = paging::map_mmio(base & 0x000f_ffff_ffff_f000, 1).ok_or("no room for the local APIC")?;
+                let va =
+                    paging::map_mmio(base & 0x000f_ffff_ffff_f000, 1).ok_or("no room for the local APIC")?;
                 BASE.store(va, Relaxed);
             }
         }

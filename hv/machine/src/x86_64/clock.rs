@@ -209,7 +209,8 @@ pub fn tsc_at_zero() -> u64 {
 /// System time of a TSC value: nanoseconds since the clock was measured.
 #[inline]
 pub fn tsc_to_ns(tsc: u64) -> u64 {
-    ((u128::from(tsc.saturating_sub(TSC_BOOT.load(Relaxed))) * u128::from(NS_PER_TSC.load(Relaxed))) >> 32) as u64
+    ((u128::from(tsc.saturating_sub(TSC_BOOT.load(Relaxed))) * u128::from(NS_PER_TSC.load(Relaxed))) >> 32)
+        as u64
 }
 /// The TSC value of a system time.
 #[inline]

@@ -164,7 +164,9 @@ pub(super) fn init(stack: u64) -> Result<(), &'static str> {
 pub unsafe fn rdmsr(n: u32) -> u64 {
     let (lo, hi): (u32, u32);
     // SAFETY: reading an existing MSR has no effect on memory.
-    unsafe { asm!("rdmsr", in("ecx") n, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") n, out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+    };
     u64::from(hi) << 32 | u64::from(lo)
 }
 
@@ -174,7 +176,9 @@ pub unsafe fn rdmsr(n: u32) -> u64 {
 #[inline]
 pub unsafe fn wrmsr(n: u32, v: u64) {
     // SAFETY: the caller's.
-    unsafe { asm!("wrmsr", in("ecx") n, in("eax") v as u32, in("edx") (v >> 32) as u32, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("wrmsr", in("ecx") n, in("eax") v as u32, in("edx") (v >> 32) as u32, options(nostack, preserves_flags))
+    };
 }
 
 /// Reads any MSR; `None` where the CPU refuses.
@@ -247,7 +251,9 @@ pub fn set_ts(on: bool) {
 /// Sets XCR0 on this CPU. The value must be one the CPU accepts (a subset of [`xcr0_all`] with x87).
 pub fn set_xcr0(v: u64) {
     // SAFETY: callers pass values checked against CPUID leaf 0xd; no Rust code here uses the state.
-    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") v as u32, in("edx") (v >> 32) as u32, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") v as u32, in("edx") (v >> 32) as u32, options(nomem, nostack, preserves_flags))
+    };
 }
 /// The time-stamp counter.
 #[inline(always)]
@@ -259,13 +265,17 @@ pub fn rdtsc() -> u64 {
 #[inline(always)]
 pub fn stac() {
     // SAFETY: it changes EFLAGS.AC alone; where STAC doesn't exist `init` has put a nop in its place.
-    unsafe { asm!("2: stac", ".pushsection .smap_sites, \"a\"", ".quad 2b", ".popsection", options(nomem, nostack)) };
+    unsafe {
+        asm!("2: stac", ".pushsection .smap_sites, \"a\"", ".quad 2b", ".popsection", options(nomem, nostack))
+    };
 }
 /// Closes ring 0's access to user pages again.
 #[inline(always)]
 pub fn clac() {
     // SAFETY: as for `stac`.
-    unsafe { asm!("2: clac", ".pushsection .smap_sites, \"a\"", ".quad 2b", ".popsection", options(nomem, nostack)) };
+    unsafe {
+        asm!("2: clac", ".pushsection .smap_sites, \"a\"", ".quad 2b", ".popsection", options(nomem, nostack))
+    };
 }
 /// Puts a nop in the place of each STAC and CLAC.
 ///

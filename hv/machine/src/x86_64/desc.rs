@@ -30,7 +30,11 @@ const GDT_LIMIT: u16 = 0xefff;
 fn system_descriptor(kind: u64, base: u64, limit: u32) -> [u64; 2] {
     let limit = u64::from(limit);
     [
-        (limit & 0xffff) | (base & 0xff_ffff) << 16 | (0x80 | kind) << 40 | (limit >> 16 & 0xf) << 48 | (base >> 24 & 0xff) << 56,
+        (limit & 0xffff)
+            | (base & 0xff_ffff) << 16
+            | (0x80 | kind) << 40
+            | (limit >> 16 & 0xf) << 48
+            | (base >> 24 & 0xff) << 56,
         base >> 32,
     ]
 }

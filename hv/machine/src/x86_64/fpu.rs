@@ -2,10 +2,10 @@
 //! that no register of one guest is ever visible to another. The hypervisor itself has no such code.
 
 use super::cpu;
-use shared_abi::Errno;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::arch::asm;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use shared_abi::Errno;
 
 /// A vcpu's saved state: an XSAVE area (standard form), or an FXSAVE image on CPUs without XSAVE.
 pub struct FpuState {

@@ -18,7 +18,10 @@ pub struct Registers {
 /// Maps `len` bytes at a physical address that is no RAM. `None` when that crosses a page, is memory, or there is
 /// no room.
 pub fn map(phys: u64, len: u64) -> Option<Registers> {
-    if phys & 0xfff > 0x1000 - len || phys % 4 != 0 || !crate::frame::frames().is_io(shared_abi::Mfn(phys >> 12)) {
+    if phys & 0xfff > 0x1000 - len
+        || phys % 4 != 0
+        || !crate::frame::frames().is_io(shared_abi::Mfn(phys >> 12))
+    {
         return None;
     }
     let mut all = MAPPED.lock();

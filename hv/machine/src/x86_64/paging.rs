@@ -83,9 +83,16 @@ pub unsafe fn init(info: &BootInfo, alloc: &mut EarlyAlloc, m2p: core::ops::Rang
     }
     let addr = |s: &u8| s as *const u8 as u64;
     // SAFETY: the linker's symbols; only their addresses are used.
-    let (start, text, rodata, end) = unsafe { (addr(&text_start), addr(&text_end), addr(&rodata_end), addr(&image_end)) };
+    let (start, text, rodata, end) =
+        unsafe { (addr(&text_start), addr(&text_end), addr(&rodata_end), addr(&image_end)) };
     for va in (start..end).step_by(4096) {
-        let prot = if va < text { 0 } else if va < rodata { NX } else { NX | RW };
+        let prot = if va < text {
+            0
+        } else if va < rodata {
+            NX
+        } else {
+            NX | RW
+        };
         set(va, 1, 0, (va - layout::IMAGE) | P | AD | G | prot);
     }
     for i in 0..MMIO_PAGES / 512 {

@@ -111,7 +111,9 @@ pub fn this() -> &'static PerCpu {
 pub fn cpu_id() -> usize {
     let id: u32;
     // SAFETY: as for `this`; 136 is the offset of `cpu`, asserted below.
-    unsafe { core::arch::asm!("mov {:e}, gs:[136]", out(reg) id, options(nomem, nostack, preserves_flags, pure)) };
+    unsafe {
+        core::arch::asm!("mov {:e}, gs:[136]", out(reg) id, options(nomem, nostack, preserves_flags, pure))
+    };
     id as usize
 }
 const _: () = assert!(core::mem::offset_of!(PerCpu, cpu) == 136);
@@ -127,7 +129,9 @@ pub fn look() {
 pub fn is_to_look() -> bool {
     let look: u32;
     // SAFETY: as for `cpu_id`; 192 is the offset of `look`, asserted below. It changes, so this is not pure.
-    unsafe { core::arch::asm!("mov {:e}, gs:[192]", out(reg) look, options(nostack, preserves_flags, readonly)) };
+    unsafe {
+        core::arch::asm!("mov {:e}, gs:[192]", out(reg) look, options(nostack, preserves_flags, readonly))
+    };
     look != 0
 }
 const _: () = assert!(core::mem::offset_of!(PerCpu, look) == 192);

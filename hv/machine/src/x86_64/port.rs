@@ -35,8 +35,12 @@ pub fn write(port: u16, v: u32, bytes: u8) {
     // to any domain but the control domain, which is trusted with the hardware.
     unsafe {
         match bytes {
-            1 => asm!("out dx, al", in("al") v as u8, in("dx") port, options(nomem, nostack, preserves_flags)),
-            2 => asm!("out dx, ax", in("ax") v as u16, in("dx") port, options(nomem, nostack, preserves_flags)),
+            1 => {
+                asm!("out dx, al", in("al") v as u8, in("dx") port, options(nomem, nostack, preserves_flags))
+            }
+            2 => {
+                asm!("out dx, ax", in("ax") v as u16, in("dx") port, options(nomem, nostack, preserves_flags))
+            }
             4 => asm!("out dx, eax", in("eax") v, in("dx") port, options(nomem, nostack, preserves_flags)),
             _ => {}
         }

@@ -37,7 +37,13 @@ pub unsafe fn init_bsp(alloc: &mut dyn FnMut() -> u64) -> Result<(), &'static st
 
 /// Starts CPU `n` with APIC id `apic_id`; `main` runs there on the CPU's own stack. `low_page` is a
 /// page below 1 MiB that may be overwritten. Says whether the CPU came up.
-pub fn start_ap(n: usize, apic_id: u32, low_page: u8, main: fn(usize) -> !, alloc: &mut dyn FnMut() -> u64) -> bool {
+pub fn start_ap(
+    n: usize,
+    apic_id: u32,
+    low_page: u8,
+    main: fn(usize) -> !,
+    alloc: &mut dyn FnMut() -> u64,
+) -> bool {
     let l1 = paging::make_window(n, alloc);
     AP_CPU.store(n, SeqCst);
     AP_MAIN.store(main as *const () as u64, SeqCst);
@@ -76,12 +82,15 @@ extern "C" fn hv_ap_start() -> ! {
         desc::load(n);
         percpu::load(n);
     }
-    if cpu::init(percpu::window_addr(n, window::STACK + window::STACK_PAGES)).is_err() || apic::init(false).is_err() {
+    if cpu::init(percpu::window_addr(n, window::STACK + window::STACK_PAGES)).is_err()
+        || apic::init(false).is_err()
+    {
         cpu::halt_forever();
     }
     let main = AP_MAIN.load(SeqCst);
     // SAFETY: `start_ap` stored a `fn(usize) -> !` there.
-    let main: fn(usize) -> ! = unsafe { core::mem::transmute::<*const (), fn(usize) -> !>(main as *const ()) };
+    let main: fn(usize) -> ! =
+        unsafe { core::mem::transmute::<*const (), fn(usize) -> !>(main as *const ()) };
     tlb::set_online(n);
     main(n)
 }

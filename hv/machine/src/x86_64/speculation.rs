@@ -144,9 +144,11 @@ fn list(f: &mut fmt::Formatter<'_>, which: &[(bool, &str)]) -> fmt::Result {
     if which.iter().all(|(is, _)| !is) {
         return f.write_str(" none");
     }
-    which.iter().filter(|(is, _)| *is).enumerate().try_for_each(|(n, (_, name))| {
-        write!(f, "{} {name}", if n == 0 { "" } else { "," })
-    })
+    which
+        .iter()
+        .filter(|(is, _)| *is)
+        .enumerate()
+        .try_for_each(|(n, (_, name))| write!(f, "{} {name}", if n == 0 { "" } else { "," }))
 }
 
 /// Another domain's vcpu runs here from now on: it finds no branch targets of the one before.
@@ -167,6 +169,8 @@ pub(crate) fn before_guest() {
     if NEEDS_VERW.load(Relaxed) {
         let selector: u16 = super::desc::HOST_DS;
         // SAFETY: reads a selector's descriptor; with the feature it empties buffers as well.
-        unsafe { core::arch::asm!("verw word ptr [{}]", in(reg) &raw const selector, options(readonly, nostack)) };
+        unsafe {
+            core::arch::asm!("verw word ptr [{}]", in(reg) &raw const selector, options(readonly, nostack))
+        };
     }
 }

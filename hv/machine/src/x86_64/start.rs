@@ -1,7 +1,7 @@
 //! From the boot stack to a machine that safe code can use: mappings, this CPU, heap, frame table.
 
 use super::{cpu, layout, paging, smp, tlb::Shootdown};
-use crate::boot::{BootInfo, EarlyAlloc, Early, image};
+use crate::boot::{BootInfo, Early, EarlyAlloc, image};
 use crate::frame::{self, FrameTable, Limit};
 use crate::heap;
 use crate::ram::{Ram, Region};

@@ -14,7 +14,8 @@ struct Flush {
     done: AtomicU64,
 }
 
-static FLUSH: [Flush; MAX_CPUS] = [const { Flush { asked: AtomicU64::new(0), done: AtomicU64::new(0) } }; MAX_CPUS];
+static FLUSH: [Flush; MAX_CPUS] =
+    [const { Flush { asked: AtomicU64::new(0), done: AtomicU64::new(0) } }; MAX_CPUS];
 static ONLINE: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn set_online(cpu: usize) {

@@ -39,7 +39,8 @@ pub(super) unsafe fn init_idt() {
                 _ => 0,
             };
             let kind: u64 = 0x8e | dpl << 5;
-            gate[0] = at & 0xffff | u64::from(HOST_CS) << 16 | ist << 32 | kind << 40 | (at >> 16 & 0xffff) << 48;
+            gate[0] =
+                at & 0xffff | u64::from(HOST_CS) << 16 | ist << 32 | kind << 40 | (at >> 16 & 0xffff) << 48;
             gate[1] = at >> 32;
         }
     }
@@ -118,7 +119,20 @@ fn fatal(f: &HostFrame) -> ! {
     panic!(
         "trap {} error {:#x} in the hypervisor at {:#x} cs {:#x} rflags {:#x} rsp {:#x} cr2 {:#x} cr3 {:#x}\n\
          rax {:#x} rbx {:#x} rcx {:#x} rdx {:#x} rsi {:#x} rdi {:#x} rbp {:#x}",
-        f.vector, f.error, f.rip, f.cs, f.rflags, f.rsp, cr2, super::cpu::read_cr3(),
-        f.gpr[10], f.gpr[5], f.gpr[11], f.gpr[12], f.gpr[13], f.gpr[14], f.gpr[4]
+        f.vector,
+        f.error,
+        f.rip,
+        f.cs,
+        f.rflags,
+        f.rsp,
+        cr2,
+        super::cpu::read_cr3(),
+        f.gpr[10],
+        f.gpr[5],
+        f.gpr[11],
+        f.gpr[12],
+        f.gpr[13],
+        f.gpr[14],
+        f.gpr[4]
     )
 }

@@ -5,11 +5,11 @@
 //! `xtask bench` runs it on Oxen and on Xen and compares.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
+#[allow(unsafe_code, reason = "the calls that are measured, and what the hypervisor enters")]
+mod own;
 #[allow(unsafe_code, dead_code, reason = "the raw call is what is measured")]
 #[path = "../../conformance/src/raw.rs"]
 mod raw;
-#[allow(unsafe_code, reason = "the calls that are measured, and what the hypervisor enters")]
-mod own;
 #[allow(unsafe_code, reason = "the counter since power-on is not Xen's time, which starts at its boot")]
 mod tsc;
 

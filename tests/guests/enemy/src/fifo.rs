@@ -52,7 +52,11 @@ pub fn attack(seed: u64, count: u64) {
         };
         let result = match random.below(12) {
             0..=3 => {
-                let page = if random.below(4) == 0 { control + random.below(9) * 8 } else { array + random.below(512) * 8 };
+                let page = if random.below(4) == 0 {
+                    control + random.below(9) * 8
+                } else {
+                    array + random.below(512) * 8
+                };
                 poke(page, value);
                 0
             }

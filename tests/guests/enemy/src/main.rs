@@ -24,10 +24,10 @@
 
 extern crate alloc;
 
-mod domains;
 mod blk;
 mod bytes;
 mod device;
+mod domains;
 mod exhaust;
 mod fifo;
 mod grants;

@@ -77,7 +77,11 @@ pub fn attack(seed: u64, count: u64) {
                 call(nr::MMU_UPDATE, [buffer(0), 1, 0, DOMID_SELF, 0])
             }
         };
-        if result == 0 { done += 1 } else { refused += 1 }
+        if result == 0 {
+            done += 1
+        } else {
+            refused += 1
+        }
         if n % 100_000 == 0 {
             println!("enemy tables {n}: {done} done, {refused} refused");
         }

@@ -18,14 +18,46 @@ const POOL: usize = 64;
 
 /// Numbers that mean something somewhere: domains, sizes, flags, limits, addresses.
 const TELLING: [u64; 28] = [
-    0, 1, 2, 3, 5, 7, 8, 31, 63, 64, 512, 4095, 4096, 8192, 0x7ff0, 0x7ff1, 0x7ff2, 0x7ff4, 0x7fff, 0xffff,
-    0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x8000_0000_0000, 0x7fff_ffff_ffff_fff8, 1 << 51, 1 << 63, u64::MAX,
+    0,
+    1,
+    2,
+    3,
+    5,
+    7,
+    8,
+    31,
+    63,
+    64,
+    512,
+    4095,
+    4096,
+    8192,
+    0x7ff0,
+    0x7ff1,
+    0x7ff2,
+    0x7ff4,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0x8000_0000,
+    0xffff_ffff,
+    0x8000_0000_0000,
+    0x7fff_ffff_ffff_fff8,
+    1 << 51,
+    1 << 63,
+    u64::MAX,
 ];
 
 /// Addresses that are not this guest's memory.
 const FOREIGN: [u64; 8] = [
-    0x10, 0x7fff_ffff_f000, 0x8000_0000_0000, 0xffff_8000_0000_0000, 0xffff_82d0_8020_0000, 0xffff_8300_0000_0000,
-    0xffff_87ff_ffff_fff8, u64::MAX,
+    0x10,
+    0x7fff_ffff_f000,
+    0x8000_0000_0000,
+    0xffff_8000_0000_0000,
+    0xffff_82d0_8020_0000,
+    0xffff_8300_0000_0000,
+    0xffff_87ff_ffff_fff8,
+    u64::MAX,
 ];
 
 /// Everything random is drawn from here.
@@ -95,7 +127,11 @@ impl Source {
             nr::VCPU_OP if matches!(args[0] as u32, 2 | 10 | 11) => args[0] = 3,
             // The buffer, the stack and the code are to stay mapped.
             nr::UPDATE_VA_MAPPING | nr::UPDATE_VA_MAPPING_OTHERDOMAIN => {
-                args[0] = if self.random.below(2) == 0 { self.random.pick(&self.addresses) } else { self.foreign() };
+                args[0] = if self.random.below(2) == 0 {
+                    self.random.pick(&self.addresses)
+                } else {
+                    self.foreign()
+                };
             }
             // An event or an NMI may get through: its handler stays ours.
             nr::SET_CALLBACKS => args[0] = 1 << 63,
@@ -148,7 +184,10 @@ impl Source {
             nr::MULTICALL => {
                 for entry in words.chunks_exact_mut(8) {
                     let (nr, args) = self.call();
-                    let harmless = !matches!(nr, nr::MMUEXT_OP | nr::MEMORY_OP | nr::PLATFORM_OP | nr::DOMCTL | nr::IRET);
+                    let harmless = !matches!(
+                        nr,
+                        nr::MMUEXT_OP | nr::MEMORY_OP | nr::PLATFORM_OP | nr::DOMCTL | nr::IRET
+                    );
                     entry[0] = if harmless { nr as u64 } else { 17 };
                     entry[1] = 0;
                     // What one call returns is not to become the next one.
@@ -174,7 +213,9 @@ pub fn attack(seed: u64, count: u64) {
         if nr == nr::IRET {
             continue;
         }
-        if matches!(nr, nr::MMUEXT_OP | nr::MULTICALL | nr::PLATFORM_OP | nr::DOMCTL) && args[0].abs_diff(buffer(0)) < 8192 {
+        if matches!(nr, nr::MMUEXT_OP | nr::MULTICALL | nr::PLATFORM_OP | nr::DOMCTL)
+            && args[0].abs_diff(buffer(0)) < 8192
+        {
             args[0] = buffer(0);
             args[1] = args[1] % 8;
         }

@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn rows_have_names_of_their_own() {
-        let mut names: Vec<_> = [0, 1, 100].iter().flat_map(|&n| Web::default().figures(n)).map(|f| f.name).collect();
+        let mut names: Vec<_> =
+            [0, 1, 100].iter().flat_map(|&n| Web::default().figures(n)).map(|f| f.name).collect();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), 6);

@@ -97,7 +97,9 @@ pub fn cpu_time(list: &Value, name: &str) -> Result<u64> {
 /// The CPU time of the guests `hello`, all together.
 pub fn others(list: &Value) -> Result<u64> {
     let all = list.as_array().into_iter().flatten();
-    all.filter(|domain| domain["name"].as_str().is_some_and(|name| name.starts_with("hello"))).map(time_of).sum()
+    all.filter(|domain| domain["name"].as_str().is_some_and(|name| name.starts_with("hello")))
+        .map(time_of)
+        .sum()
 }
 
 fn time_of(domain: &Value) -> Result<u64> {

@@ -7,9 +7,9 @@ use crate::build::Built;
 use crate::build::ramdisk::{self, Entry};
 use crate::machine::{Machine, Options};
 use crate::qemu::Boot;
-use crate::{cmd, image, paths};
 use crate::test::lab::Lab;
 use crate::test::{initramfs, kit, peer};
+use crate::{cmd, image, paths};
 
 /// What Linux's first process does: it says who and where it is, makes a few hundred more, and powers off.
 const SCRIPT: &str = "\
@@ -88,7 +88,8 @@ pub fn guest_is_unpacked_beside_a_server(lab: &mut Lab) -> Result<()> {
     let built = Built { ramdisk, ..kit::built()?.clone() };
     let mut options = Options::direct(&built);
     options.cpu = CPUS[0];
-    options.content.hypervisor_args = options.content.hypervisor_args.replace("dom0_mem=128M", "dom0_mem=256M");
+    options.content.hypervisor_args =
+        options.content.hypervisor_args.replace("dom0_mem=128M", "dom0_mem=256M");
     options.disk = Some(kit::image()?);
     options.forwards = forwards(&["web"])?;
     let mut machine = lab.boot(&options)?;

@@ -157,7 +157,9 @@ fn crowd(machine: &Machine) -> Result<()> {
     let mut clients = Vec::new();
     for _ in 0..CROWD {
         let mut wrk = cmd::program("wrk");
-        wrk.args(["-t1", "-c1", "-d30s", "--timeout", "30s", &url]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        wrk.args(["-t1", "-c1", "-d30s", "--timeout", "30s", &url])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         clients.push(wrk.spawn().context("cannot run wrk")?);
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -165,7 +167,8 @@ fn crowd(machine: &Machine) -> Result<()> {
     for client in clients {
         let output = client.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        let count = said.lines().find_map(|line| line.split_once(" requests in ")?.0.trim().parse::<u64>().ok());
+        let count =
+            said.lines().find_map(|line| line.split_once(" requests in ")?.0.trim().parse::<u64>().ok());
         // wrk prints "Socket errors" when one of its counts (connect, read, write, timeout) is not zero.
         ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
         requests += count.filter(|count| *count > 0).with_context(|| format!("no answer: {said}"))?;

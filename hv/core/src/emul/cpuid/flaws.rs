@@ -59,7 +59,8 @@ impl Flaws {
         let signature = host(1, 0).eax;
         let family = signature >> 8 & 0xf;
         let model = (signature >> 4 & 0xf | signature >> 12 & 0xf0) as u8;
-        let listed = |models: &[u8]| vendor_of(host(0, 0)) == Vendor::Intel && family == 6 && models.contains(&model);
+        let listed =
+            |models: &[u8]| vendor_of(host(0, 0)) == Vendor::Intel && family == 6 && models.contains(&model);
         Flaws {
             gather_leaks: listed(&GATHER) && capabilities & (GDS_CTRL | GDS_NO) == 0,
             capabilities: capabilities & SHOWN | if listed(&RETURN_STACK) { RSBA } else { 0 },

@@ -115,7 +115,8 @@ fn conditions() {
             }
         }
     }
-    for (condition, flags, value) in [(12, 0x880, 0), (14, 0x880, 0), (14, 0x800, 1), (6, 1, 1), (6, 0x40, 1)] {
+    for (condition, flags, value) in [(12, 0x880, 0), (14, 0x880, 0), (14, 0x800, 1), (6, 1, 1), (6, 0x40, 1)]
+    {
         let mut cpu = machine(&[0x0f, 0x90 + condition, 0x07], OLD);
         cpu.rflags |= flags;
         assert_eq!(store(&mut cpu), OLD & !0xff | value);

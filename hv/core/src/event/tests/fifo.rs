@@ -110,7 +110,8 @@ fn a_guest_that_asks_has_queues() {
         dom.side().expand_array(FakePage::new(), |_, _| ()).unwrap();
     }
     assert_eq!(dom.side().expand_array(FakePage::new(), |_, _| ()), Err(Errno::ENOSPC));
-    for (offset, fits) in [(0, true), (8, true), (4, false), (4096 - 72, true), (4096 - 64, false), (u32::MAX - 7, false)]
+    for (offset, fits) in
+        [(0, true), (8, true), (4, false), (4096 - 72, true), (4096 - 64, false), (u32::MAX - 7, false)]
     {
         assert_eq!(check_offset(offset).is_ok(), fits, "{offset}");
     }
@@ -219,16 +220,17 @@ const PORTS: u32 = 10;
 const ROUNDS: u32 = 2_000;
 
 fn op() -> impl Strategy<Value = Op> {
-    (1..=PORTS, 0..2u32, prop_oneof![Just(7u32), 0..16u32], 0..20u32).prop_map(|(port, vcpu, priority, kind)| match kind
-    {
-        0..8 => Op::Raise { port },
-        8..10 => Op::Mask { port },
-        10..13 => Op::Unmask { port },
-        13..15 => Op::Priority { port, priority },
-        15..17 => Op::Vcpu { port, vcpu },
-        17..19 => Op::Handle { vcpu: vcpu as usize },
-        _ => Op::Reopen { port },
-    })
+    (1..=PORTS, 0..2u32, prop_oneof![Just(7u32), 0..16u32], 0..20u32).prop_map(
+        |(port, vcpu, priority, kind)| match kind {
+            0..8 => Op::Raise { port },
+            8..10 => Op::Mask { port },
+            10..13 => Op::Unmask { port },
+            13..15 => Op::Priority { port, priority },
+            15..17 => Op::Vcpu { port, vcpu },
+            17..19 => Op::Handle { vcpu: vcpu as usize },
+            _ => Op::Reopen { port },
+        },
+    )
 }
 
 /// The naive oracle: queues that are queues.

@@ -140,9 +140,11 @@ impl World {
     /// The same with what is mapped at `from` in its place.
     pub fn replace(&self, dom: usize, op: &Unmap, from: u64) -> Result<(), Failure> {
         let rights = Rights::plain(self.doms[dom].id);
-        self.finish(self.in_space(dom, |space| {
-            replace(op, from, &mut self.doms[dom].track.borrow_mut(), space, &rights)
-        }))
+        self.finish(
+            self.in_space(dom, |space| {
+                replace(op, from, &mut self.doms[dom].track.borrow_mut(), space, &rights)
+            }),
+        )
     }
 
     fn finish(&self, first: Result<Unmapped, Failure>) -> Result<(), Failure> {

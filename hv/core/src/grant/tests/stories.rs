@@ -24,8 +24,7 @@ fn each_part_of_a_mapping_counts() {
     w.grant(0, 1, 1, 0, 0);
     let m = w.map(1, 0, 1, 0, HOST | GNTMAP_DEVICE_MAP).unwrap();
     let marked = GTF_PERMIT_ACCESS | GTF_READING | GTF_WRITING;
-    let op =
-        Unmap { handle: m.handle, host_addr: 0x1000, dev_bus_addr: m.dev_bus_addr + 4096 };
+    let op = Unmap { handle: m.handle, host_addr: 0x1000, dev_bus_addr: m.dev_bus_addr + 4096 };
     assert_eq!(w.unmap(1, &op), status(GNTST_GENERAL_ERROR), "the wrong machine address: nothing is done");
     assert_eq!(w.unmap(1, &Unmap { handle: m.handle, ..Unmap::default() }), Ok(()), "asked for nothing");
     // Slot 0 is virtual address 0, which means "not this part"; map it where it can be named.

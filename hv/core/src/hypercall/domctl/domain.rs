@@ -1,7 +1,7 @@
 //! A domain as a whole.
 
-use crate::domain::lifecycle::{self, Spec};
 use crate::domain::grants::Limits;
+use crate::domain::lifecycle::{self, Spec};
 use crate::domain::{Current, Domain, dom0, find, vcpu::pause};
 use crate::emul::cpuid::Kind;
 use crate::error::Stop;
@@ -100,7 +100,8 @@ pub fn info(d: &Domain) -> DomctlGetdomaininfo {
     let mut flags = 0;
     let shutdown = d.shutdown.load(SeqCst);
     if shutdown >= 0 {
-        flags |= XEN_DOMINF_SHUTDOWN | (shutdown as u32 & XEN_DOMINF_SHUTDOWNMASK) << XEN_DOMINF_SHUTDOWNSHIFT;
+        flags |=
+            XEN_DOMINF_SHUTDOWN | (shutdown as u32 & XEN_DOMINF_SHUTDOWNMASK) << XEN_DOMINF_SHUTDOWNSHIFT;
     }
     if d.dying.load(SeqCst) {
         flags |= XEN_DOMINF_DYING;

@@ -125,7 +125,9 @@ fn run(cur: &mut Current<'_>, d: &Arc<Domain>, op: &mut Domctl) -> Result<Reply,
         XEN_DOMCTL_GETVCPUINFO => vcpu::info(d, op).map(|()| Write),
         XEN_DOMCTL_SETVCPUAFFINITY | XEN_DOMCTL_GETVCPUAFFINITY => vcpu::affinity(d, op).map(|()| Write),
         XEN_DOMCTL_SCHEDULER_OP => vcpu::scheduler(d, op).map(|()| Write),
-        XEN_DOMCTL_SET_EXT_VCPUCONTEXT | XEN_DOMCTL_GET_EXT_VCPUCONTEXT => vcpu::ext_context(cur, d, op).map(|()| Write),
+        XEN_DOMCTL_SET_EXT_VCPUCONTEXT | XEN_DOMCTL_GET_EXT_VCPUCONTEXT => {
+            vcpu::ext_context(cur, d, op).map(|()| Write)
+        }
 
         XEN_DOMCTL_MAX_MEM => resources::max_mem(d, op.max_mem().max_memkb).map(|()| None),
         XEN_DOMCTL_GETPAGEFRAMEINFO3 => resources::frame_info(d, op).map(|()| None),

@@ -29,7 +29,8 @@ fn write(
         *nr_leaves = LEAVES;
     } else {
         let all = policy.leaves();
-        let all = all.map(|(leaf, subleaf, l)| CpuidLeaf { leaf, subleaf, a: l.eax, b: l.ebx, c: l.ecx, d: l.edx });
+        let all =
+            all.map(|(leaf, subleaf, l)| CpuidLeaf { leaf, subleaf, a: l.eax, b: l.ebx, c: l.ecx, d: l.edx });
         *nr_leaves = write_list(leaves, *nr_leaves, all)?;
     }
     if msrs.0 == 0 {
@@ -76,7 +77,9 @@ pub(in crate::hypercall) fn get_system(p: &mut SysctlCpuPolicy) -> Result<(), St
         XEN_SYSCTL_CPU_POLICY_RAW | XEN_SYSCTL_CPU_POLICY_HOST => dom0::hardware(),
         XEN_SYSCTL_CPU_POLICY_PV_MAX => dom0::policy(Kind::HardwareDomain),
         XEN_SYSCTL_CPU_POLICY_PV_DEFAULT => dom0::policy(Kind::Guest),
-        XEN_SYSCTL_CPU_POLICY_HVM_MAX | XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT => return Err(Errno::EOPNOTSUPP.into()),
+        XEN_SYSCTL_CPU_POLICY_HVM_MAX | XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT => {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
         _ => return Err(Errno::EINVAL.into()),
     };
     write(&policy, (p.leaves, &mut p.nr_leaves), (p.msrs, &mut p.nr_msrs))
@@ -92,7 +95,9 @@ pub(in crate::hypercall) fn featureset(f: &mut SysctlCpuFeatureset) -> Result<Re
         XEN_SYSCTL_CPU_FEATURESET_RAW | XEN_SYSCTL_CPU_FEATURESET_HOST => dom0::hardware(),
         XEN_SYSCTL_CPU_FEATURESET_PV => dom0::policy(Kind::Guest),
         XEN_SYSCTL_CPU_FEATURESET_PV_MAX => dom0::policy(Kind::HardwareDomain),
-        XEN_SYSCTL_CPU_FEATURESET_HVM | XEN_SYSCTL_CPU_FEATURESET_HVM_MAX => return Err(Errno::EOPNOTSUPP.into()),
+        XEN_SYSCTL_CPU_FEATURESET_HVM | XEN_SYSCTL_CPU_FEATURESET_HVM_MAX => {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
         _ => return Err(Errno::EINVAL.into()),
     };
     let words = policy.featureset();

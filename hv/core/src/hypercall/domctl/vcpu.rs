@@ -26,7 +26,12 @@ fn vcpu<'d>(d: &'d Domain, id: shared_abi::VcpuId) -> Result<&'d Arc<Vcpu>, Errn
 }
 
 /// The context of another domain's vcpu, which must not run meanwhile: the domain is paused for it.
-fn with_context<R>(cur: &Current<'_>, d: &Domain, v: &Vcpu, f: impl FnOnce(&mut Context) -> Result<R, Stop>) -> Result<R, Stop> {
+fn with_context<R>(
+    cur: &Current<'_>,
+    d: &Domain,
+    v: &Vcpu,
+    f: impl FnOnce(&mut Context) -> Result<R, Stop>,
+) -> Result<R, Stop> {
     if cur.dom.id == d.id {
         return Err(Errno::EINVAL.into());
     }
@@ -80,12 +85,32 @@ fn fill(cx: &Context, v: &Vcpu, d: &Domain, c: &mut VcpuGuestContext) {
     }
     let (r, s) = (cx.cpu.regs(), &cx.cpu.selectors);
     c.user_regs = CpuUserRegs {
-        r15: r.r15, r14: r.r14, r13: r.r13, r12: r.r12, rbp: r.rbp, rbx: r.rbx,
-        r11: r.r11, r10: r.r10, r9: r.r9, r8: r.r8, rax: r.rax, rcx: r.rcx,
-        rdx: r.rdx, rsi: r.rsi, rdi: r.rdi,
-        error_code: r.error_code, entry_vector: r.vector(),
-        rip: r.rip, cs: r.cs as u16, rflags: r.rflags | u64::from(cx.iopl) << 12, rsp: r.rsp, ss: r.ss as u16,
-        ds: s.ds, es: s.es, fs: s.fs, gs: s.gs,
+        r15: r.r15,
+        r14: r.r14,
+        r13: r.r13,
+        r12: r.r12,
+        rbp: r.rbp,
+        rbx: r.rbx,
+        r11: r.r11,
+        r10: r.r10,
+        r9: r.r9,
+        r8: r.r8,
+        rax: r.rax,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        error_code: r.error_code,
+        entry_vector: r.vector(),
+        rip: r.rip,
+        cs: r.cs as u16,
+        rflags: r.rflags | u64::from(cx.iopl) << 12,
+        rsp: r.rsp,
+        ss: r.ss as u16,
+        ds: s.ds,
+        es: s.es,
+        fs: s.fs,
+        gs: s.gs,
         ..Default::default()
     };
     c.trap_ctxt = *cx.traps;
@@ -217,7 +242,8 @@ pub(super) fn ext_context(cur: &Current<'_>, d: &Arc<Domain>, op: &mut Domctl) -
             }
             cx.syscall32 =
                 Callback { address: e.syscall32_callback_eip, mask_events: e.syscall32_disables_events != 0 };
-            cx.sysenter = Callback { address: e.sysenter_callback_eip, mask_events: e.sysenter_disables_events != 0 };
+            cx.sysenter =
+                Callback { address: e.sysenter_callback_eip, mask_events: e.sysenter_disables_events != 0 };
         } else {
             e.size = size_of::<DomctlExtVcpucontext>() as u32;
             (e.syscall32_callback_eip, e.sysenter_callback_eip) = (cx.syscall32.address, cx.sysenter.address);

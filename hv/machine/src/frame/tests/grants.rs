@@ -31,13 +31,12 @@ fn a_grant_is_mapped_and_unmapped() {
     let word = table.word(theirs).unwrap();
     assert_eq!((word.types(), word.refs()), (1, 3));
 
-    let mut unmap =
-        |index, frame, write, new| {
-            if new == 0 {
-                return table.unmap_grant(&tab, index, frame, write, &mut work);
-            }
-            table.replace_grant(&tab, index, frame, write, new, &rights, &mut work)
-        };
+    let mut unmap = |index, frame, write, new| {
+        if new == 0 {
+            return table.unmap_grant(&tab, index, frame, write, &mut work);
+        }
+        table.replace_grant(&tab, index, frame, write, new, &rights, &mut work)
+    };
     assert_eq!(unmap(4, theirs, false, 0), Err(EINVAL), "mapped writable");
     assert_eq!(unmap(5, theirs, true, 0), Err(EINVAL), "mapped read-only");
     assert_eq!(unmap(4, l1, true, 0), Err(EINVAL), "another frame");

@@ -56,8 +56,15 @@ fn cpus_in_parallel_leave_the_counts_right() {
                                 }
                             }
                             _ => {
-                                let _ =
-                                    table.mmu_update(frame, index * 8, value, Store::Set, &rights, &mut None, &mut work);
+                                let _ = table.mmu_update(
+                                    frame,
+                                    index * 8,
+                                    value,
+                                    Store::Set,
+                                    &rights,
+                                    &mut None,
+                                    &mut work,
+                                );
                             }
                         }
                     }
