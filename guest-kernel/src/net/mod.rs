@@ -23,5 +23,5 @@ pub use segment::{LARGE_FRAME, Large, MOST_SEGMENTS};
 pub use smoltcp::wire::{IpAddress, IpEndpoint, Ipv4Address};
 pub use stack::Stack;
 pub use start::{interface, run, start};
-pub use tcp::{Buffers, TcpError, TcpListener, TcpStream};
+pub use tcp::{Buffers, Stream, TcpError, TcpListener, TcpStream};
 pub use udp::{UdpError, UdpSocket};

@@ -41,6 +41,24 @@ impl fmt::Display for TcpError {
 
 impl core::error::Error for TcpError {}
 
+/// What a service does with a connection: a [`TcpStream`], or in its tests whatever stands for a client.
+#[allow(async_fn_in_trait, reason = "one executor per vcpu: futures are never sent across threads")]
+pub trait Stream {
+    /// Waits for bytes; 0 at their end.
+    async fn read(&self, to: &mut [u8]) -> Result<usize, TcpError>;
+    /// Writes all of `from`.
+    async fn write_all(&self, from: &[u8]) -> Result<(), TcpError>;
+}
+
+impl Stream for TcpStream {
+    async fn read(&self, to: &mut [u8]) -> Result<usize, TcpError> {
+        TcpStream::read(self, to).await
+    }
+    async fn write_all(&self, from: &[u8]) -> Result<(), TcpError> {
+        TcpStream::write_all(self, from).await
+    }
+}
+
 /// Sizes of a connection's buffers in bytes. The receive buffer is what a peer may send unasked;
 /// the send buffer divided by the round-trip time is the fastest a stream can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

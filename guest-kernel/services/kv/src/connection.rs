@@ -11,7 +11,7 @@ use core::ops::Range;
 use core::time::Duration;
 use guest_kernel::block::BlockDevice;
 use guest_kernel::executor::{timeout, yield_now};
-use guest_kernel::net::TcpStream;
+use guest_kernel::net::{Stream, TcpError};
 
 /// How long a client may take to accept a reply.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,28 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const READ: usize = 4096;
 /// Replies are sent when they have this many bytes.
 const OUTPUT: usize = 32 << 10;
-
-/// The connection has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
-
-/// A stream of bytes in both directions.
-#[allow(async_fn_in_trait, reason = "one executor per vcpu: futures are never sent across threads")]
-pub trait Stream {
-    /// Waits for bytes; 0 at their end.
-    async fn read(&self, to: &mut [u8]) -> Result<usize, Gone>;
-    /// Sends all of `from`.
-    async fn write_all(&self, from: &[u8]) -> Result<(), Gone>;
-}
-
-impl Stream for TcpStream {
-    async fn read(&self, to: &mut [u8]) -> Result<usize, Gone> {
-        TcpStream::read(self, to).await.map_err(|_| Gone)
-    }
-    async fn write_all(&self, from: &[u8]) -> Result<(), Gone> {
-        TcpStream::write_all(self, from).await.map_err(|_| Gone)
-    }
-}
 
 /// Serves a connection to its end.
 pub async fn serve<D: BlockDevice>(server: &Server<D>, stream: &impl Stream) {
@@ -74,7 +52,7 @@ struct Connection<'s, D, S> {
 }
 
 impl<D: BlockDevice, S: Stream> Connection<'_, D, S> {
-    async fn run(&mut self) -> Result<(), Gone> {
+    async fn run(&mut self) -> Result<(), TcpError> {
         loop {
             if self.fill().await? == 0 {
                 return Ok(());
@@ -88,7 +66,7 @@ impl<D: BlockDevice, S: Stream> Connection<'_, D, S> {
     }
 
     /// Reads what has come. All connections' input has one budget.
-    async fn fill(&mut self) -> Result<usize, Gone> {
+    async fn fill(&mut self) -> Result<usize, TcpError> {
         let mut piece = [0; READ];
         let count = self.stream.read(&mut piece).await?;
         let before = self.input.capacity();
@@ -100,7 +78,7 @@ impl<D: BlockDevice, S: Stream> Connection<'_, D, S> {
                 .replies
                 .error(format_args!("ERR all clients together have sent more than {limit} bytes"));
             self.send().await?;
-            return Err(Gone);
+            return Err(TcpError::Closed);
         }
         Ok(count)
     }
@@ -111,7 +89,7 @@ impl<D: BlockDevice, S: Stream> Connection<'_, D, S> {
     }
 
     /// Runs every whole request. True if the connection is to end.
-    async fn process(&mut self) -> Result<bool, Gone> {
+    async fn process(&mut self) -> Result<bool, TcpError> {
         let input = core::mem::take(&mut self.input);
         let mut done = 0;
         let result = self.run_all(&input, &mut done).await;
@@ -126,7 +104,7 @@ impl<D: BlockDevice, S: Stream> Connection<'_, D, S> {
         result
     }
 
-    async fn run_all(&mut self, input: &[u8], done: &mut usize) -> Result<bool, Gone> {
+    async fn run_all(&mut self, input: &[u8], done: &mut usize) -> Result<bool, TcpError> {
         loop {
             let args = match parse(&input[*done..], self.server.limits.request) {
                 Parsed::Partial => return Ok(false),
@@ -166,7 +144,7 @@ impl<D: BlockDevice, S: Stream> Connection<'_, D, S> {
     }
 
     /// Sends the replies, once what they say is true.
-    async fn send(&mut self) -> Result<(), Gone> {
+    async fn send(&mut self) -> Result<(), TcpError> {
         let Output { mut replies, changes, commit } = core::mem::take(&mut self.output);
         if let Some(commit) = commit
             && self.server.journal.committed(commit).await.is_err()
@@ -176,7 +154,7 @@ impl<D: BlockDevice, S: Stream> Connection<'_, D, S> {
         if replies.0.is_empty() {
             return Ok(());
         }
-        timeout(PATIENCE, self.stream.write_all(&replies.0)).await.map_err(|_| Gone)?
+        timeout(PATIENCE, self.stream.write_all(&replies.0)).await.map_err(|_| TcpError::Closed)?
     }
 }
 

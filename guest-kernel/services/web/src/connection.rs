@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 use guest_kernel::executor::timeout;
 use guest_kernel::fs::FsError;
-use guest_kernel::net::TcpStream;
+use guest_kernel::net::{Stream, TcpError};
 
 /// How long a connection may be idle between requests.
 const IDLE: Duration = Duration::from_secs(30);
@@ -27,28 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PIECE: usize = 16 << 10;
 /// Bytes to read at a time.
 const READ: usize = 1024;
-
-/// The connection has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
-
-/// A stream of bytes in both directions.
-#[allow(async_fn_in_trait, reason = "one executor per vcpu: futures are never sent across threads")]
-pub trait Stream {
-    /// Waits for bytes; 0 at their end.
-    async fn read(&self, to: &mut [u8]) -> Result<usize, Gone>;
-    /// Sends all of `from`.
-    async fn write_all(&self, from: &[u8]) -> Result<(), Gone>;
-}
-
-impl Stream for TcpStream {
-    async fn read(&self, to: &mut [u8]) -> Result<usize, Gone> {
-        TcpStream::read(self, to).await.map_err(|_| Gone)
-    }
-    async fn write_all(&self, from: &[u8]) -> Result<(), Gone> {
-        TcpStream::write_all(self, from).await.map_err(|_| Gone)
-    }
-}
 
 /// What all connections share.
 pub struct Server<F> {
@@ -80,7 +58,7 @@ struct Connection<'s, F, S> {
 }
 
 impl<F: Files, S: Stream> Connection<'_, F, S> {
-    async fn run(mut self) -> Result<(), Gone> {
+    async fn run(mut self) -> Result<(), TcpError> {
         loop {
             // A client may send an empty line or two after a request (RFC 9112, section 2.2).
             let blank = self.input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
@@ -103,7 +81,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
             let rest = self.input.split_off(length);
             let bytes = core::mem::replace(&mut self.input, rest);
             let request::Head::Complete(request, _) = request::parse(&bytes) else { return Ok(()) };
-            timeout(PATIENCE, self.skip(body)).await.map_err(|_| Gone)??;
+            timeout(PATIENCE, self.skip(body)).await.map_err(|_| TcpError::Closed)??;
             self.answer(&request).await?;
             if !request.keep_alive {
                 return Ok(());
@@ -112,7 +90,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
     }
 
     /// Reads what has come into the buffer.
-    async fn fill(&mut self) -> Result<usize, Gone> {
+    async fn fill(&mut self) -> Result<usize, TcpError> {
         let mut piece = [0; READ];
         let count = self.stream.read(&mut piece).await?;
         self.server.metrics.bytes_received.add(count as u64);
@@ -121,7 +99,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
     }
 
     /// Waits for a whole head: the lengths of it and of the body.
-    async fn head(&mut self) -> Result<Result<(usize, u64), Status>, Gone> {
+    async fn head(&mut self) -> Result<Result<(usize, u64), Status>, TcpError> {
         loop {
             // What was pipelined behind a head does not make it long.
             match request::parse(&self.input[..self.input.len().min(HEAD_LIMIT)]) {
@@ -130,13 +108,13 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
                 request::Head::Partial => {}
             }
             if self.fill().await? == 0 {
-                return Err(Gone);
+                return Err(TcpError::Closed);
             }
         }
     }
 
     /// Reads over a body.
-    async fn skip(&mut self, mut body: u64) -> Result<(), Gone> {
+    async fn skip(&mut self, mut body: u64) -> Result<(), TcpError> {
         loop {
             let now = body.min(self.input.len() as u64);
             self.input.drain(..now as usize);
@@ -145,13 +123,13 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
                 return Ok(());
             }
             if self.fill().await? == 0 {
-                return Err(Gone);
+                return Err(TcpError::Closed);
             }
         }
     }
 
-    async fn send(&self, bytes: &[u8]) -> Result<(), Gone> {
-        timeout(PATIENCE, self.stream.write_all(bytes)).await.map_err(|_| Gone)??;
+    async fn send(&self, bytes: &[u8]) -> Result<(), TcpError> {
+        timeout(PATIENCE, self.stream.write_all(bytes)).await.map_err(|_| TcpError::Closed)??;
         self.server.metrics.bytes_sent.add(bytes.len() as u64);
         Ok(())
     }
@@ -168,7 +146,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
         (media, text): (&str, String),
         with_body: bool,
         keep_alive: bool,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), TcpError> {
         head.field("Content-Type", media).field("Content-Length", text.len());
         let mut answer = head.end(keep_alive);
         if with_body {
@@ -178,15 +156,15 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
     }
 
     /// Answers what cannot be read as a request; the connection ends.
-    async fn refuse(&self, status: Status) -> Result<(), Gone> {
+    async fn refuse(&self, status: Status) -> Result<(), TcpError> {
         self.short(self.start(status), (HTML, page(status)), true, false).await
     }
 
-    async fn error(&self, request: &Request<'_>, status: Status) -> Result<(), Gone> {
+    async fn error(&self, request: &Request<'_>, status: Status) -> Result<(), TcpError> {
         self.short(self.start(status), (HTML, page(status)), wants_body(request), request.keep_alive).await
     }
 
-    async fn answer(&self, request: &Request<'_>) -> Result<(), Gone> {
+    async fn answer(&self, request: &Request<'_>) -> Result<(), TcpError> {
         let Ok(path) = path::parse(request.target) else {
             return self.error(request, Status::BadRequest).await;
         };
@@ -204,7 +182,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
         self.short(head, generated, wants_body(request), request.keep_alive).await
     }
 
-    async fn file(&self, request: &Request<'_>, mut path: path::Path) -> Result<(), Gone> {
+    async fn file(&self, request: &Request<'_>, mut path: path::Path) -> Result<(), TcpError> {
         let directory = path.is_directory();
         if directory {
             path.name.push_str("index.html");
@@ -231,7 +209,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
         }
     }
 
-    async fn content(&self, request: &Request<'_>, name: &str, file: &F::File) -> Result<(), Gone> {
+    async fn content(&self, request: &Request<'_>, name: &str, file: &F::File) -> Result<(), TcpError> {
         let metadata = file.metadata();
         let tag = entity_tag(&metadata);
         let validators = |head: &mut Head| {
@@ -272,7 +250,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
 
     /// Sends a head and the bytes of `file` from `start` to `end`, in pieces; the first goes along
     /// with the head.
-    async fn stream_file(&self, head: Vec<u8>, file: &F::File, start: u64, end: u64) -> Result<(), Gone> {
+    async fn stream_file(&self, head: Vec<u8>, file: &F::File, start: u64, end: u64) -> Result<(), TcpError> {
         let mut piece = head;
         let mut at = start;
         loop {
@@ -284,7 +262,7 @@ impl<F: Files, S: Stream> Connection<'_, F, S> {
             match file.read_at(at, &mut piece[before..]).await {
                 Ok(count) if count == length => {}
                 // The length has been promised: only the connection's end can take it back.
-                _ => return Err(Gone),
+                _ => return Err(TcpError::Closed),
             }
             self.send(&piece).await?;
             at += length as u64;

@@ -45,7 +45,7 @@ struct Script {
 }
 
 impl Stream for Script {
-    async fn read(&self, to: &mut [u8]) -> Result<usize, Gone> {
+    async fn read(&self, to: &mut [u8]) -> Result<usize, TcpError> {
         sleep(Duration::from_millis(1)).await;
         let Some(mut piece) = self.pieces.borrow_mut().pop_front() else {
             if self.silent {
@@ -60,7 +60,7 @@ impl Stream for Script {
         }
         Ok(piece.len())
     }
-    async fn write_all(&self, from: &[u8]) -> Result<(), Gone> {
+    async fn write_all(&self, from: &[u8]) -> Result<(), TcpError> {
         self.output.borrow_mut().extend_from_slice(from);
         Ok(())
     }
