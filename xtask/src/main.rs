@@ -36,7 +36,7 @@ struct Cli {
 enum Command {
     /// Build everything, write a disk, boot it in QEMU: ends at dom0's shell
     Run(run::Args),
-    /// Install what is missing on this machine (apt, rustup); nothing to do is quick
+    /// Install and fetch what is missing on this machine (apt, rustup); nothing to do is quick
     Setup(setup::Args),
     /// Build the hypervisor, dom0, the services and dom0's ramdisk into target/oxen/
     Build(build::Args),

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cmd::Failure;
 use crate::steps::Step;
@@ -36,11 +36,8 @@ pub fn install(packages: &[&str]) -> Result<()> {
         );
     };
 
-    let step = Step::new("updating apt's lists");
     // what is left of the old lists may do; if not, the installation tells
-    let _ = apt(&step, root.apt().arg("update"));
-    step.done("");
-
+    let _ = update_as(&root);
     let others: Vec<&str> = packages.iter().copied().filter(|p| *p != QEMU).collect();
     if packages.contains(&QEMU) {
         install_qemu(&root)?;
@@ -50,6 +47,21 @@ pub fn install(packages: &[&str]) -> Result<()> {
         apt(&step, root.install().args(others))?;
         step.done("");
     }
+    Ok(())
+}
+
+/// Fetches the lists of packages anew.
+///
+/// # Errors
+/// As [`install`]'s, or apt's.
+pub fn update() -> Result<()> {
+    update_as(&Root::find()?.context("apt-get update needs root's rights")?)
+}
+
+fn update_as(root: &Root) -> Result<()> {
+    let step = Step::new("updating apt's lists");
+    apt(&step, root.apt().arg("update"))?;
+    step.done("");
     Ok(())
 }
 

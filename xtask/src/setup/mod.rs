@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::paths;
+use crate::steps::Step;
+use crate::{paths, test};
 pub use rust::{TARGET, Toolchain, toolchain};
 
 /// Arguments of `setup`.
@@ -98,6 +99,12 @@ pub fn command(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     ensure(For::Test)?;
+    let step = Step::new("what the tests take from Debian");
+    // on a machine where nothing had to be installed, nobody may have asked for the lists of packages
+    match test::fetch(&step).or_else(|_| apt::update().and_then(|()| test::fetch(&step))) {
+        Ok(()) => step.done(""),
+        Err(error) => eprintln!("  tests of Xen and Linux will fail: {error:#}"),
+    }
     println!("everything is there");
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::setup;
+use crate::steps::Step;
 
 /// Arguments of `test`.
 #[derive(clap::Args)]
@@ -46,6 +47,24 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     count += Count { passed: scenarios.num_passed, failed: scenarios.num_failed };
     println!("\n{} passed, {} failed", count.passed, count.failed);
     Ok(if count.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Fetches what scenarios take from Debian, unless it is in the cache: they need no network then.
+pub fn fetch(step: &Step) -> Result<()> {
+    step.detail("Xen");
+    peer::xen()?;
+    peer::grub()?;
+    for linux in [peer::Linux::Generic, peer::Linux::Cloud] {
+        step.detail(&format!("Linux, {}", linux.flavour()));
+        linux.bzimage()?;
+        linux.modules(&userland::MODULES)?;
+    }
+    step.detail("a domain's tools");
+    peer::programs(&userland::PACKAGES)?;
+    step.detail("xl");
+    debian::userland()?;
+    debian::modules()?;
+    Ok(())
 }
 
 /// How many tests ran, and how they ended.

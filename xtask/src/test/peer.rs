@@ -155,14 +155,14 @@ pub fn kept(name: &str, make: impl FnOnce(&Path) -> Result<Vec<u8>>) -> Result<P
     if file.exists() {
         return Ok(file);
     }
-    let work = cache.join(format!("{name}.work"));
-    std::fs::create_dir_all(&work)?;
-    let bytes = make(&work)?;
+    // another run may be at it as well
+    let work = cache.join(format!("{name}.{}", std::process::id()));
+    fresh(&work)?;
     let draft = work.join("draft");
-    cmd::write(&draft, &bytes)?;
-    std::fs::rename(&draft, &file)?;
+    let made = make(&work).and_then(|bytes| cmd::write(&draft, &bytes));
+    let made = made.and_then(|()| Ok(std::fs::rename(&draft, &file)?));
     std::fs::remove_dir_all(&work)?;
-    Ok(file)
+    made.map(|()| file)
 }
 
 /// Downloads a package; its file.

@@ -11,9 +11,9 @@ use crate::image::{self, Volume};
 use crate::{cmd, paths};
 
 /// What checks run.
-const PACKAGES: [&str; 3] = ["e2fsprogs", "fio", "iperf3"];
+pub(super) const PACKAGES: [&str; 3] = ["e2fsprogs", "fio", "iperf3"];
 /// What a domain needs to reach its root file system and its network, each after those it needs.
-const MODULES: [&str; 8] =
+pub(super) const MODULES: [&str; 8] =
     ["crc32c_generic", "libcrc32c", "crc16", "mbcache", "jbd2", "ext4", "xen-blkfront", "xen-netfront"];
 const ROOT_SIZE: u64 = 512 << 20;
 
