@@ -70,7 +70,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     }
     setup::ensure(setup::For::Test)?;
     let counter = build::kernel(&workspace::packages()?, "bench")?;
-    let (built, disk) = system::files(&build::with(None, None)?)?;
+    let (built, disk) = system::files(&build::with(None, None, &[])?)?;
     let (oxen, _) = figures(&built, &counter, &disk, "oxen")?;
     let on_xen = Built { hypervisor: peer::xen()?, ..built.clone() };
     let (xen, xen_version) = figures(&on_xen, &counter, &disk, "xen")?;

@@ -34,12 +34,14 @@ pub struct Built {
     pub guests: Vec<PathBuf>,
     /// dom0's ramdisk: the guests' kernels and configuration.
     pub ramdisk: PathBuf,
+    /// The memory in MiB that dom0 needs for what a user added to that.
+    pub added_mib: u64,
 }
 
 /// Runs `cargo xtask build`.
 pub fn command(args: &Args) -> Result<ExitCode> {
     if args.kernels.is_empty() {
-        with(None, None)?;
+        with(None, None, &[])?;
         return Ok(ExitCode::SUCCESS);
     }
     setup::ensure(setup::For::Build)?;
@@ -50,9 +52,9 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the hypervisor, dom0, every service and the ramdisk. A given `hypervisor` or `dom0` stands
-/// for ours, which is not built then.
-pub fn with(hypervisor: Option<&Path>, dom0: Option<&Path>) -> Result<Built> {
+/// Builds the hypervisor, dom0, every service and the ramdisk, with what is `added`. A given `hypervisor` or
+/// `dom0` stands for ours, which is not built then.
+pub fn with(hypervisor: Option<&Path>, dom0: Option<&Path>, added: &[ramdisk::Added]) -> Result<Built> {
     setup::ensure(setup::For::Build)?;
     let packages = workspace::packages()?;
     let ours_or = |given: Option<&Path>, name: &str| match given {
@@ -65,8 +67,8 @@ pub fn with(hypervisor: Option<&Path>, dom0: Option<&Path>) -> Result<Built> {
     for service in packages.iter().filter(|p| p.is_service && p.bins.contains(&p.name)) {
         guests.push(kernel(&packages, &service.name)?);
     }
-    let ramdisk = ramdisk::write(&guests)?;
-    Ok(Built { hypervisor, dom0, guests, ramdisk })
+    let (ramdisk, added_mib) = ramdisk::write(&guests, added)?;
+    Ok(Built { hypervisor, dom0, guests, ramdisk, added_mib })
 }
 
 /// Builds the kernel called `name` and gives the stripped file.

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | 1 `bios` | GRUB's core for BIOS |
 //! | 2 `efi` | FAT: GRUB for UEFI, its menu, the hypervisor, dom0 and the ramdisk |
-//! | 3… | one volume per guest, by its name |
+//! | 3… | the guests' volumes, by their names |
 //!
 //! Both GRUBs carry all their modules and read the same menu, `/grub/grub.cfg` in partition 2.
 
@@ -19,12 +19,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
-use crate::build::{self, Built};
+use self::volumes::Source;
+use crate::build::{self, Built, ramdisk};
 use crate::setup;
 use crate::steps::Step;
 use crate::{cmd, paths};
 
+/// The partitions that are no volumes.
+const RESERVED: [&str; 2] = ["bios", "efi"];
 /// Bytes of a disk sector.
 const SECTOR: u64 = 512;
 /// Partitions begin at multiples of this many bytes.
@@ -60,17 +65,50 @@ pub struct Content {
     /// Give dom0 this command line
     #[arg(long, value_name = "ARGS", default_value = DOM0_ARGS, hide_default_value = true)]
     pub dom0_args: String,
+    /// Put a file into dom0's ramdisk, for its `xl`: e.g. /boot/vmlinuz=FILE or /etc/xen/debian.cfg=FILE
+    #[arg(long = "file", value_name = "PATH=FILE", value_parser = ramdisk::Added::parse)]
+    pub files: Vec<ramdisk::Added>,
+    /// Add a volume for guests with a file's content, or an empty one of a size like 2G; an xl.cfg has it by
+    /// disk = [ 'phy:NAME,xvda,w' ]
+    #[arg(long = "volume", value_name = "NAME=FILE|SIZE", value_parser = volumes::Added::parse)]
+    pub volumes: Vec<volumes::Added>,
 }
 
 impl Default for Content {
     fn default() -> Self {
         let (hypervisor_args, dom0_args) = (HYPERVISOR_ARGS.into(), DOM0_ARGS.into());
-        Self { site: None, hypervisor: None, dom0: None, hypervisor_args, dom0_args }
+        let (files, volumes) = (Vec::new(), Vec::new());
+        Self { site: None, hypervisor: None, dom0: None, hypervisor_args, dom0_args, files, volumes }
+    }
+}
+
+impl Content {
+    /// Whether this can be an image's content, before anything is built for it.
+    pub fn check(&self) -> Result<()> {
+        for (n, added) in self.files.iter().enumerate() {
+            if self.files[..n].iter().any(|other| other.path == added.path) {
+                bail!("--file /{}: there are two files for this path", added.path);
+            }
+        }
+        volumes::all(self).map(drop)
+    }
+
+    /// Builds what goes into the image. dom0 gets memory for what is added, but where the user said how much.
+    pub fn build(&mut self) -> Result<Built> {
+        let built = build::with(self.hypervisor.as_deref(), self.dom0.as_deref(), &self.files)?;
+        if self.hypervisor_args == HYPERVISOR_ARGS {
+            let usual = format!("dom0_mem={DOM0_MIB}M");
+            let more = format!("dom0_mem={}M", DOM0_MIB + built.added_mib);
+            self.hypervisor_args = HYPERVISOR_ARGS.replace(&usual, &more);
+        }
+        Ok(built)
     }
 }
 
 /// The hypervisor's command line: the first serial port is its console.
 pub const HYPERVISOR_ARGS: &str = "console=com1 com1=115200 dom0_mem=128M";
+/// dom0's memory in MiB without files that a user adds, as in [`HYPERVISOR_ARGS`].
+pub const DOM0_MIB: u64 = 128;
 /// dom0's command line.
 pub const DOM0_ARGS: &str = "ip=10.0.2.10/24 gw=10.0.2.2";
 
@@ -78,9 +116,11 @@ pub const DOM0_ARGS: &str = "ip=10.0.2.10/24 gw=10.0.2.2";
 pub fn command(args: &Args) -> Result<ExitCode> {
     let output = args.output.clone().unwrap_or_else(|| paths::out().join("oxen.img"));
     is_replaceable(&output)?;
+    let mut content = args.content.clone();
+    content.check()?;
     setup::ensure(setup::For::Image)?;
-    let built = build::with(args.content.hypervisor.as_deref(), args.content.dom0.as_deref())?;
-    write(&output, &built, &args.content, false)?;
+    let built = content.build()?;
+    write(&output, &built, &content, false)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -95,8 +135,8 @@ fn is_replaceable(output: &Path) -> Result<()> {
 }
 
 /// Writes a disk image of `built` to `output`. An image that is there is replaced at the end, in one go;
-/// with `keep` the volumes that guests write to go from it into the new one. What a volume holds from
-/// the start, `web`'s files, is always as it is in the tree.
+/// with `keep` its volumes go from it into the new one, all but `web`'s, whose files are always as they are in
+/// their folder.
 pub fn write(output: &Path, built: &Built, content: &Content, keep: bool) -> Result<()> {
     let step = Step::new(&format!("writing {}", output.display()));
     let mut name = output.as_os_str().to_owned();
@@ -111,8 +151,7 @@ pub fn write(output: &Path, built: &Built, content: &Content, keep: bool) -> Res
     Ok(())
 }
 
-/// Writes the image to `draft` and gives its size. The volumes that guests write to are those of the
-/// image `kept`.
+/// Writes the image to `draft` and gives its size. The volumes are those of the image `kept`.
 fn fill(step: &Step, draft: &Path, built: &Built, content: &Content, kept: Option<&Path>) -> Result<u64> {
     let efi_files = [("oxen", &built.hypervisor), ("dom0", &built.dom0), ("dom0.tar", &built.ramdisk)];
     let mut efi_size = EFI_ROOM;
@@ -120,15 +159,19 @@ fn fill(step: &Step, draft: &Path, built: &Built, content: &Content, kept: Optio
         efi_size += std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
     }
 
+    let mut volumes = volumes::all(content)?;
+    let kept = kept.map(gpt::Volumes::open).transpose()?;
+    if let Some(kept) = &kept {
+        volumes::keep(&mut volumes, &kept.list)?;
+    }
     let mut disk = gpt::Disk::default();
-    let bios = disk.add("bios", gpt::BIOS_BOOT, ALIGNMENT);
-    let efi = disk.add("efi", gpt::EFI_SYSTEM, efi_size);
-    let mut filled = Vec::new();
-    for volume in volumes::all(content.site.as_deref())? {
-        filled.push((disk.add(volume.name, gpt::LINUX_DATA, volume.size), volume));
+    let bios = disk.add(RESERVED[0], gpt::BIOS_BOOT, ALIGNMENT)?;
+    let efi = disk.add(RESERVED[1], gpt::EFI_SYSTEM, efi_size)?;
+    let mut places = Vec::new();
+    for volume in &volumes {
+        places.push(disk.add(&volume.name, gpt::LINUX_DATA, volume.size)?);
     }
 
-    let kept = kept.map(gpt::Volumes::open).transpose()?;
     if let Some(dir) = draft.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
@@ -161,14 +204,21 @@ fn fill(step: &Step, draft: &Path, built: &Built, content: &Content, kept: Optio
         fat.copy(file, name)?;
     }
 
-    for (partition, volume) in &filled {
+    for (place, volume) in places.into_iter().zip(&volumes) {
         step.detail(&format!("volume {}", volume.name));
-        let offset = disk.offset(*partition);
-        if let Some(image) = volume.make(&work)? {
-            copy_sparse(&File::open(&image)?, 0, volume.size, &file, offset)?;
-        } else if let Some(old) = &kept {
-            let (from, size) = old.find(volume.name, volume.size)?;
-            copy_sparse(&old.file, from, size, &file, offset)?;
+        let offset = disk.offset(place);
+        match &volume.source {
+            Source::Empty => {}
+            Source::Folder(folder) => {
+                let made = work.join(format!("{}.ext4", volume.name));
+                volumes::make(&volume.name, volume.size, folder, &made)?;
+                copy_file(&made, &file, offset, volume.size)?;
+            }
+            Source::File(from) => copy_file(from, &file, offset, volume.size)?,
+            Source::Kept(place) => {
+                let old = kept.as_ref().context("nothing is kept")?;
+                copy_sparse(&old.file, place.offset, place.size, &file, offset)?;
+            }
         }
     }
     file.sync_all()?;
@@ -188,14 +238,14 @@ pub struct Volume {
 /// Writes a disk that nothing boots from: `volumes` alone.
 pub fn write_volumes(output: &Path, volumes: &[Volume]) -> Result<()> {
     let mut disk = gpt::Disk::default();
-    let places: Vec<gpt::Index> =
-        volumes.iter().map(|volume| disk.add(volume.name, gpt::LINUX_DATA, volume.size)).collect();
+    let add = |volume: &Volume| disk.add(volume.name, gpt::LINUX_DATA, volume.size);
+    let places: Vec<gpt::Index> = volumes.iter().map(add).collect::<Result<_>>()?;
     let file = File::create(output).with_context(|| format!("cannot write {}", output.display()))?;
     file.set_len(disk.size())?;
     disk.write_tables(&file, &[0; 512])?;
     for (place, volume) in places.into_iter().zip(volumes) {
         if let Some(content) = &volume.content {
-            copy_sparse(&File::open(content)?, 0, volume.size, &file, disk.offset(place))?;
+            copy_file(content, &file, disk.offset(place), volume.size)?;
         }
     }
     Ok(())
@@ -228,16 +278,39 @@ impl Fat {
     }
 }
 
-/// Copies `len` bytes at `from_offset` of `from` to `to_offset` of `to`, leaving holes for zeros.
+/// Copies the file `from`, which must not have become larger than `room`, to `offset` of `to`.
+fn copy_file(from: &Path, to: &File, offset: u64, room: u64) -> Result<()> {
+    let file = File::open(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let len = file.metadata()?.len();
+    if len > room {
+        bail!("{} grows while it is copied", from.display());
+    }
+    copy_sparse(&file, 0, len, to, offset).with_context(|| format!("cannot copy {}", from.display()))
+}
+
+/// Copies `len` bytes at `from_offset` of `from` to `to_offset` of `to`, leaving holes for holes and for zeros.
 fn copy_sparse(from: &File, from_offset: u64, len: u64, to: &File, to_offset: u64) -> Result<()> {
     const CHUNK: u64 = 64 << 10;
     let mut chunk = vec![0; CHUNK as usize];
-    for at in (0..len).step_by(CHUNK as usize) {
+    let mut at = 0;
+    while at < len {
+        match rustix::fs::seek(from, SeekFrom::Data(from_offset + at)) {
+            // the chunk with the first data
+            Ok(data) => at = at.max((data - from_offset) / CHUNK * CHUNK),
+            // nothing but a hole is left
+            Err(Errno::NXIO) => break,
+            // a file system that cannot tell
+            Err(_) => {}
+        }
+        if at >= len {
+            break;
+        }
         let chunk = &mut chunk[..CHUNK.min(len - at) as usize];
         from.read_exact_at(chunk, from_offset + at)?;
         if chunk.iter().any(|&b| b != 0) {
             to.write_all_at(chunk, to_offset + at)?;
         }
+        at += CHUNK;
     }
     Ok(())
 }

@@ -19,7 +19,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::terminal::Terminal;
 use self::watcher::Watcher;
-use crate::image::{self, Content};
+use crate::build::Built;
+use crate::image::{self, Content, DOM0_MIB};
 use crate::qemu::{Accel, Boot, GDB_PORT, Machine, Serial};
 use crate::qmp::Qmp;
 use crate::services::{self, Forward};
@@ -43,13 +44,13 @@ pub struct Args {
     /// Who executes the machine's instructions [default: KVM where it is seen to work, else TCG]
     #[arg(long, value_enum)]
     accel: Option<Accel>,
-    /// Forward this port of 127.0.0.1 to a service, e.g. web=9090
-    #[arg(long = "port", value_name = "SERVICE=PORT", value_parser = port)]
-    ports: Vec<(String, u16)>,
+    /// Forward this port of 127.0.0.1 to a guest, e.g. web=9090, or debian=8000:80 for its port 80
+    #[arg(long = "port", value_name = "GUEST=PORT[:PORT]", value_parser = services::Asked::parse)]
+    ports: Vec<services::Asked>,
     /// No terminal: the serial console goes to target/oxen/logs/serial.log; SIGTERM ends the machine
     #[arg(long)]
     headless: bool,
-    /// Keep the volumes of the run before
+    /// Keep the volumes of the run before, also those that --volume does not name again; one may grow
     #[arg(long)]
     keep: bool,
     /// Wait for a debugger on 127.0.0.1:1234 before the first instruction
@@ -59,16 +60,11 @@ pub struct Args {
     content: Content,
 }
 
-fn port(text: &str) -> Result<(String, u16), String> {
-    let (name, port) =
-        text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write it like web=9090")?;
-    let port = port.parse().ok().filter(|&p| p != 0).ok_or("a port is a number from 1 to 65535")?;
-    Ok((name.to_string(), port))
-}
+/// The memory in MiB without which nothing starts.
+const LEAST_MIB: u64 = 64;
 
-/// A size of RAM as QEMU takes it, `512M` or `1.5G`; without a unit it is in MiB.
+/// A size of RAM as QEMU takes it, in KiB, from `512M` or `1.5G`; without a unit it is in MiB.
 fn memory(text: &str) -> Result<String, String> {
-    const LEAST_MIB: f64 = 64.0;
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[number.len()..] {
         "" | "M" | "m" => 1.0,
@@ -77,7 +73,7 @@ fn memory(text: &str) -> Result<String, String> {
         _ => return Err("write it like 512M or 2G".into()),
     };
     let mib = number.parse::<f64>().map_err(|_| "write it like 512M or 2G")? * unit;
-    if mib < LEAST_MIB || !mib.is_finite() {
+    if mib < LEAST_MIB as f64 || !mib.is_finite() {
         return Err(format!("the machine needs {LEAST_MIB}M, and 160M to start its guests"));
     }
     Ok(format!("{}K", (mib * 1024.0) as u64))
@@ -85,16 +81,19 @@ fn memory(text: &str) -> Result<String, String> {
 
 /// Runs `cargo xtask run`: its exit code is the machine's.
 pub fn command(args: &Args) -> Result<ExitCode> {
-    let forwards = services::forwards(&services::all()?, &args.ports)?;
+    let mut content = args.content.clone();
+    content.check()?;
+    let forwards = services::forwards(&services::with(&content.files)?, &args.ports)?;
     forwards.iter().try_for_each(port_is_free)?;
     if args.gdb && TcpListener::bind((Ipv4Addr::LOCALHOST, GDB_PORT)).is_err() {
         bail!("port {GDB_PORT} on 127.0.0.1, where gdb is to connect, is taken");
     }
     let _alone = the_only_run()?;
     setup::ensure(setup::For::Run)?;
-    let built = build::with(args.content.hypervisor.as_deref(), args.content.dom0.as_deref())?;
+    let built = content.build()?;
+    has_room(&args.memory, &built)?;
     let disk = paths::out().join("disk.img");
-    image::write(&disk, &built, &args.content, args.keep)?;
+    image::write(&disk, &built, &content, args.keep)?;
 
     let log = paths::logs()?.join("serial.log");
     let monitor = Qmp::socket();
@@ -102,14 +101,14 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     let machine = Machine {
         boot: args.boot,
         built: &built,
-        content: &args.content,
+        content: &content,
         disk: Some(&disk),
         disk_is_scratch: false,
         disk_log: None,
         smp: args.smp,
         memory: &args.memory,
         cpu: &args.cpu,
-        accel: args.accel.unwrap_or_else(|| kvm::probe(&built, &args.content)),
+        accel: args.accel.unwrap_or_else(|| kvm::probe(&built, &content)),
         forwards: &forwards,
         serial,
         monitor: &monitor,
@@ -186,6 +185,20 @@ fn the_only_run() -> Result<File> {
     }
 }
 
+/// A machine with this `memory` starts dom0 with what was added to its ramdisk.
+fn has_room(memory: &str, built: &Built) -> Result<()> {
+    let mib = memory.trim_end_matches('K').parse::<u64>()? >> 10;
+    // the boot loader's copy of the ramdisk, beside dom0's own
+    let needed = LEAST_MIB + DOM0_MIB + built.added_mib + (std::fs::metadata(&built.ramdisk)?.len() >> 20);
+    if built.added_mib > 0 && mib < needed {
+        bail!(
+            "with these files dom0 needs a machine of {needed} MiB, without any guest: --memory {}M",
+            needed + 512
+        );
+    }
+    Ok(())
+}
+
 fn port_is_free(forward: &Forward) -> Result<()> {
     let Forward { name, host_port, .. } = forward;
     let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, *host_port)) else { return Ok(()) };
@@ -206,16 +219,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_ports_are_checked_before_anything_is_built() {
+    fn sizes_are_checked_before_anything_is_built() {
         let sizes = ["1G", "1.5g", "512", "64M", "1t"].map(|text| memory(text).ok());
         let kib = ["1048576K", "1572864K", "524288K", "65536K", "1073741824K"];
         assert_eq!(sizes, kib.map(|size| Some(size.into())));
         for bad in ["", "G", "x", "1G,x=y", "63M", "0", "nan", "infM", "1P", "1GB", "1 G"] {
             assert!(memory(bad).is_err(), "{bad}");
-        }
-        assert_eq!(port("web=9090"), Ok(("web".into(), 9090)));
-        for bad in ["web", "web=", "=80", "web=0", "web=65536", "web=x", "web=-1"] {
-            assert!(port(bad).is_err(), "{bad}");
         }
     }
 }

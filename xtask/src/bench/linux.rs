@@ -53,12 +53,13 @@ pub fn compared(rows: &[String]) -> Result<Compared> {
     let ramdisk = initramfs::with_files("bench-linux", &String::from_utf8(script)?, &programs)?;
     let bench = Bench { plugin, arguments: format!("quiet panic=-1 pvb.args={}", rows.join(",")) };
 
-    let built = build::with(None, None)?;
+    let built = build::with(None, None, &[])?;
     let on = |hypervisor: PathBuf| Built {
         hypervisor,
         dom0: kernel.clone(),
         ramdisk: ramdisk.clone(),
         guests: Vec::new(),
+        added_mib: 0,
     };
     let oxen = bench.as_dom0(&on(built.hypervisor), "oxen")?;
     let xen = bench.as_dom0(&on(peer::xen()?), "xen")?;

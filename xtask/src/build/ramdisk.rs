@@ -7,8 +7,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bzimage::Kernel;
 
 use crate::{cmd, paths};
+
+/// The longest path, in bytes.
+const PATH_MAX: usize = 100;
+/// What dom0 has left while it unpacks a kernel, and what that takes beside its result.
+const UNPACKING: u64 = 16 << 20;
 
 /// A file in the archive.
 pub struct Entry {
@@ -18,11 +24,60 @@ pub struct Entry {
     pub data: Vec<u8>,
 }
 
-/// Writes `target/oxen/dom0.tar` from the kernels `guests` and the configurations in `images/`.
-pub fn write(guests: &[PathBuf]) -> Result<PathBuf> {
+/// The most that files beside our own may take together: they are in memory twice while the machine boots.
+const ADDED_MAX: u64 = 512 << 20;
+
+/// A file that a user adds: `PATH=FILE`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Added {
+    /// Its path in the ramdisk, without the leading slash.
+    pub path: String,
+    /// The file on this host.
+    pub file: PathBuf,
+}
+
+impl Added {
+    /// Reads `PATH=FILE` as it was typed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (path, file) = text.split_once('=').ok_or("write it like /boot/vmlinuz=FILE")?;
+        let path = path.strip_prefix('/').ok_or("the path in the ramdisk begins with a slash")?;
+        if path.split('/').any(|name| ["", ".", ".."].contains(&name)) || path.contains(char::is_control) {
+            return Err("the path in the ramdisk is that of a file, like /boot/vmlinuz".into());
+        }
+        if path.len() > PATH_MAX {
+            return Err(format!("a path in the ramdisk has at most {PATH_MAX} bytes"));
+        }
+        let file = paths::file(file).map_err(|error| format!("{file}: {error}"))?;
+        Ok(Self { path: path.into(), file })
+    }
+}
+
+/// Writes `target/oxen/dom0.tar` from the kernels `guests`, the configurations in `images/` and what is `added`,
+/// which takes the place of a file of ours; the file, and how many MiB dom0 needs for what is added.
+pub fn write(guests: &[PathBuf], added: &[Added]) -> Result<(PathBuf, u64)> {
+    let mut entries = entries(guests)?;
+    let (mut bytes, mut unpacked) = (0, 0);
+    for Added { path, file } in added {
+        // before it is read
+        bytes += std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?.len();
+        if bytes > ADDED_MAX {
+            bail!(
+                "{}: the files for dom0's ramdisk have more than {} MiB together; a volume may be larger",
+                file.display(),
+                ADDED_MAX >> 20
+            );
+        }
+        let data = cmd::read(file)?;
+        // a domain's kernel is unpacked in dom0's memory, one at a time
+        if let Ok(Kernel::Packed(packed)) = bzimage::open(&data) {
+            unpacked = unpacked.max(packed.size() as u64 + UNPACKING);
+        }
+        entries.retain(|entry| entry.path != *path);
+        entries.push(Entry { path: path.clone(), data });
+    }
     let file = paths::out().join("dom0.tar");
-    cmd::write(&file, &archive(&entries(guests)?)?)?;
-    Ok(file)
+    cmd::write(&file, &archive(&entries)?)?;
+    Ok((file, (bytes + unpacked).div_ceil(1 << 20)))
 }
 
 /// What is in the ramdisk of the kernels `guests`.
@@ -66,8 +121,8 @@ pub fn archive(entries: &[Entry]) -> Result<Vec<u8>> {
 
 fn header(entry: &Entry) -> Result<[u8; 512]> {
     let mut block = [0u8; 512];
-    if entry.path.len() > 100 {
-        bail!("{}: a path in the ramdisk has at most 100 bytes", entry.path);
+    if entry.path.len() > PATH_MAX {
+        bail!("{}: a path in the ramdisk has at most {PATH_MAX} bytes", entry.path);
     }
     let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
     put(0, &entry.path);
@@ -89,6 +144,29 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_file_is_added_by_its_path_and_what_cannot_be_is_told() {
+        let this = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let added = Added::parse(&format!("/etc/xen/a.cfg={this}")).expect("a file");
+        assert_eq!(added, Added { path: "etc/xen/a.cfg".into(), file: this.into() });
+        let long = format!("/{}", "x".repeat(PATH_MAX + 1));
+        for (path, file, complaint) in [
+            ("boot/x", this, "begins with a slash"),
+            ("/", this, "that of a file"),
+            ("/boot/", this, "that of a file"),
+            ("/boot//x", this, "that of a file"),
+            ("/../x", this, "that of a file"),
+            (long.as_str(), this, "at most 100 bytes"),
+            ("/x", "/nowhere/x", "/nowhere/x: No such file"),
+            ("/x", env!("CARGO_MANIFEST_DIR"), "not a file"),
+            ("/x", "", "empty path"),
+        ] {
+            let error = Added::parse(&format!("{path}={file}")).expect_err(path);
+            assert!(error.to_lowercase().contains(&complaint.to_lowercase()), "{path}={file}: {error}");
+        }
+        assert!(Added::parse("/boot/x").is_err());
+    }
 
     #[test]
     fn tar_reads_what_we_write() {

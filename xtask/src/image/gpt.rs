@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -35,7 +35,7 @@ pub struct Disk {
 }
 
 struct Partition {
-    name: &'static str,
+    name: String,
     kind: TypeId,
     first: u64,
     last: u64,
@@ -47,11 +47,14 @@ pub struct Index(usize);
 
 impl Disk {
     /// Adds a partition of at least `size` bytes.
-    pub fn add(&mut self, name: &'static str, kind: TypeId, size: u64) -> Index {
+    pub fn add(&mut self, name: &str, kind: TypeId, size: u64) -> Result<Index> {
+        if self.partitions.len() == ENTRIES {
+            bail!("a disk has room for {ENTRIES} partitions");
+        }
         let start = self.end().next_multiple_of(ALIGNMENT);
         let (first, sectors) = (start / SECTOR, size.next_multiple_of(ALIGNMENT) / SECTOR);
-        self.partitions.push(Partition { name, kind, first, last: first + sectors - 1 });
-        Index(self.partitions.len() - 1)
+        self.partitions.push(Partition { name: name.into(), kind, first, last: first + sectors - 1 });
+        Ok(Index(self.partitions.len() - 1))
     }
 
     /// The end of the last partition in bytes; at first, of the tables.
@@ -136,12 +139,23 @@ impl Disk {
     }
 }
 
-/// The partitions of an image that was written before.
+/// The volumes of an image that was written before.
 pub struct Volumes {
     /// The image.
     pub file: File,
-    array: Vec<u8>,
-    path: PathBuf,
+    /// Its partitions for guests.
+    pub list: Vec<Place>,
+}
+
+/// Where a volume lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its name.
+    pub name: String,
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 impl Volumes {
@@ -151,29 +165,23 @@ impl Volumes {
         let mut array = vec![0; ENTRIES * ENTRY_SIZE];
         file.read_exact_at(&mut array, 2 * SECTOR)
             .with_context(|| format!("{} is no disk image", path.display()))?;
-        Ok(Self { file, array, path: path.to_path_buf() })
-    }
-
-    /// Where the partition called `name` begins, in bytes, and its size, which must be `size`.
-    pub fn find(&self, name: &str, size: u64) -> Result<(u64, u64)> {
-        let number = |entry: &[u8], at: usize| {
-            entry[at..at + 8].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
-        };
-        let named = |entry: &&[u8]| {
+        let end = file.metadata()?.len() / SECTOR;
+        let mut list = Vec::new();
+        for entry in array.chunks_exact(ENTRY_SIZE).filter(|entry| entry[..16] == LINUX_DATA) {
+            let number = |at: usize| {
+                entry[at..at + 8].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+            };
+            let (first, last) = (number(32), number(40));
             let units = entry[56..].chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
-            units.take_while(|&unit| unit != 0).eq(name.encode_utf16())
-        };
-        let entry = self.array.chunks_exact(ENTRY_SIZE).find(named);
-        let place = entry.map(|entry| (number(entry, 32), number(entry, 40)));
-        let place = place.filter(|&(first, last)| first <= last && last < u64::MAX / SECTOR);
-        match place.map(|(first, last)| (first * SECTOR, (last + 1 - first) * SECTOR)) {
-            Some((offset, there)) if there == size => Ok((offset, size)),
-            _ => bail!(
-                "{} has no volume {name} of {} MiB to keep: run without --keep",
-                self.path.display(),
-                size >> 20
-            ),
+            let name = char::decode_utf16(units.take_while(|&unit| unit != 0)).collect::<Result<String, _>>();
+            match name {
+                Ok(name) if first <= last && last < end => {
+                    list.push(Place { name, offset: first * SECTOR, size: (last + 1 - first) * SECTOR });
+                }
+                _ => bail!("the partitions of {} are damaged: run without --keep", path.display()),
+            }
         }
+        Ok(Self { file, list })
     }
 }
 
@@ -191,17 +199,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_is_found_by_its_name_wherever_it_lies() {
+    fn volumes_are_found_by_their_names_wherever_they_lie() {
         let mut disk = Disk::default();
-        disk.add("web", LINUX_DATA, 9 << 20);
-        let kv = disk.add("kv", LINUX_DATA, 64 << 20);
+        disk.add("efi", EFI_SYSTEM, 1 << 20).expect("room");
+        let web = disk.add("web", LINUX_DATA, 9 << 20).expect("room");
+        let kv = disk.add("kv", LINUX_DATA, (64 << 20) - 1).expect("room");
         let path = std::env::temp_dir().join(format!("oxen-gpt-{}", std::process::id()));
         let file = File::create(&path).expect("a file");
         disk.write_tables(&file, &[0; 512]).expect("written");
+        file.set_len(8 << 20).expect("shorter");
+        let cut = Volumes::open(&path).err().expect("the file ends before its partitions");
+        file.set_len(disk.size()).expect("as it was");
         let volumes = Volumes::open(&path).expect("opened");
         std::fs::remove_file(&path).expect("removed");
-        assert_eq!(volumes.find("kv", 64 << 20).expect("there"), (disk.offset(kv), 64 << 20));
-        assert!(volumes.find("kv", 32 << 20).is_err(), "another size");
-        assert!(volumes.find("k", 64 << 20).is_err(), "another name");
+        assert!(cut.to_string().contains("damaged"), "{cut}");
+        let place = |name: &str, index, mib: u64| Place {
+            name: name.into(),
+            offset: disk.offset(index),
+            size: mib << 20,
+        };
+        assert_eq!(volumes.list, [place("web", web, 9), place("kv", kv, 64)]);
+    }
+
+    #[test]
+    fn a_disk_has_room_for_so_many_partitions() {
+        let mut disk = Disk::default();
+        assert!((0..ENTRIES).all(|n| disk.add(&n.to_string(), LINUX_DATA, 1).is_ok()));
+        assert!(disk.add("one more", LINUX_DATA, 1).is_err());
     }
 }

@@ -14,7 +14,7 @@ use crate::{cmd, paths, workspace};
 /// The hypervisor, dom0, the services and the ramdisk.
 pub fn built() -> Result<&'static Built> {
     static BUILT: OnceLock<Result<Built, String>> = OnceLock::new();
-    once(&BUILT, || build::with(None, None))
+    once(&BUILT, || build::with(None, None, &[]))
 }
 
 /// A disk image of [`built`]. A machine that writes to it forgets what it wrote, or works on a copy.

@@ -52,6 +52,7 @@ const ALL: &[Scenario] = &[
     ("on_xen::dom0_starts", on_xen::dom0_starts),
     ("run::on_a_terminal", run::on_a_terminal),
     ("run::keeps_volumes", run::keeps_volumes),
+    ("run::adds_files_and_volumes", run::adds_files_and_volumes),
     ("services::hello_on_oxen", services::hello_on_oxen),
     ("services::hello_on_xen", services::hello_on_xen),
     ("services::address_by_dhcp", services::address_by_dhcp),

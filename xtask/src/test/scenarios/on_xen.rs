@@ -9,7 +9,7 @@ use crate::test::peer;
 
 /// dom0 starts on Xen.
 pub fn dom0_starts(lab: &mut Lab) -> Result<()> {
-    let built = build::with(Some(&peer::xen()?), None)?;
+    let built = build::with(Some(&peer::xen()?), None, &[])?;
     let mut options = Options::direct(&built);
     options.content.hypervisor_args += " noreboot";
     let mut machine = lab.boot(&options)?;

@@ -16,9 +16,9 @@ use rustix::termios::{LocalModes, tcgetattr};
 use super::services::forwards;
 use super::shell::PROMPT;
 use crate::machine::PATIENCE;
-use crate::paths;
 use crate::services::{self, Forward};
 use crate::test::lab::Lab;
+use crate::{cmd, paths};
 
 /// The console on a terminal: keys reach the shell one by one, Ctrl-C among them; Ctrl-A X ends the
 /// machine. The terminal is as it was afterwards, and also when QEMU is killed and cannot see to it.
@@ -55,21 +55,51 @@ pub fn on_a_terminal(_: &mut Lab) -> Result<()> {
 
 /// Without `--keep` each run begins with an empty store; with it, what was stored is there again.
 pub fn keeps_volumes(_: &mut Lab) -> Result<()> {
-    for (keep, found) in [(false, "$-1"), (true, "$4"), (false, "$-1")] {
-        let port = forwards(&["kv"])?[0].host_port;
-        let mut arguments = vec!["--headless", "--boot", "direct", "--accel", "tcg"];
-        arguments.extend(keep.then_some("--keep"));
-        let mut command = run("run-keep", &arguments)?;
-        // the last one counts
-        command.args(["--port", &format!("kv={port}")]).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().context("cannot start this program")?;
-        let answered = ask(port, "GET horn").and_then(|value| Ok((value, ask(port, "SET horn long")?)));
-        kill_process(Pid::from_child(&child), Signal::TERM)?;
-        let status = child.wait()?;
-        let (value, stored) = answered?;
-        ensure!(value == found, "with --keep {keep}: GET gave {value}");
-        ensure!(stored == "+OK" && status.success(), "SET gave {stored}, the run ended with {status}");
+    for (arguments, found) in [(&[][..], "$-1"), (&["--keep"], "$4"), (&[], "$-1")] {
+        store("run-keep", "kv", arguments, found)?;
     }
+    Ok(())
+}
+
+/// A user's configuration in dom0's ramdisk starts a domain with a volume of the user's. With `--keep` that stays
+/// although nobody names it, and grows when it is named larger.
+pub fn adds_files_and_volumes(_: &mut Lab) -> Result<()> {
+    let config = String::from_utf8(cmd::read(&paths::root().join("images/kv.cfg"))?)?;
+    let config = config.replace("\"kv\"", "\"mine\"").replace("phy:kv", "phy:data");
+    let file = paths::out().join("mine.cfg");
+    cmd::write(&file, config.replace("10.0.2.21", "10.0.2.31").replace(":15,", ":31,").as_bytes())?;
+    let config = format!("/etc/xen/auto/mine.cfg={}", file.display());
+    for (arguments, found) in [
+        (&["--volume", "data=16M"][..], "$-1"),
+        (&["--keep"], "$4"),
+        (&["--keep", "--volume", "data=32M"], "$4"),
+        (&["--volume", "data=16M"], "$-1"),
+    ] {
+        store("run-files", "mine", &[&["--file", &config], arguments].concat(), found)?;
+    }
+    // a volume that is kept does not shrink
+    let mut shrinks = run("run-files", &["--keep", "--volume", "data=8M"])?;
+    let told = shrinks.stdout(Stdio::null()).output()?;
+    let complaint = "the volume data to keep has 16 MiB, and does not fit into 8 MiB";
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    ensure!(told.lines().last().is_some_and(|line| line.ends_with(complaint)), "{told}");
+    Ok(())
+}
+
+/// A run in which the key-value store `name` is asked for what was stored, which must be `found`, and stores it.
+fn store(out: &str, name: &str, arguments: &[&str], found: &str) -> Result<()> {
+    let port = forwards(&["kv"])?[0].host_port;
+    let mut command = run(out, &["--headless", "--boot", "direct", "--accel", "tcg"])?;
+    // the last one counts
+    command.args(arguments).args(["--port", &format!("{name}={port}")]);
+    let mut child =
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start this program")?;
+    let answered = ask(port, "GET horn").and_then(|value| Ok((value, ask(port, "SET horn long")?)));
+    kill_process(Pid::from_child(&child), Signal::TERM)?;
+    let status = child.wait()?;
+    let (value, stored) = answered?;
+    ensure!(value == found, "with {arguments:?} GET gave {value}");
+    ensure!(stored == "+OK" && status.success(), "SET gave {stored}, the run ended with {status}");
     Ok(())
 }
 

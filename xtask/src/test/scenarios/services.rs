@@ -9,7 +9,7 @@ use super::shell::PROMPT;
 use crate::build::Built;
 use crate::cmd;
 use crate::machine::{Machine, Options, PATIENCE};
-use crate::services::{self, Forward};
+use crate::services::{self, Asked, Forward};
 use crate::test::lab::Lab;
 use crate::test::{kit, peer};
 
@@ -88,7 +88,8 @@ pub(super) fn forwards(names: &[&str]) -> Result<Vec<Forward>> {
     let mut asked = Vec::new();
     for name in names {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        asked.push(((*name).to_string(), listener.local_addr()?.port()));
+        let host_port = listener.local_addr()?.port();
+        asked.push(Asked { name: (*name).to_string(), host_port, port: None });
     }
     let mut forwards = services::forwards(&services::all()?, &asked)?;
     forwards.retain(|forward| names.contains(&forward.name.as_str()));
