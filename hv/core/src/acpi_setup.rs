@@ -65,10 +65,10 @@ pub fn init(rsdp: Option<u64>, noreboot: bool) -> Found {
         fadt.and_then(|f| f.reset).and_then(|(r, v)| Some((r.port()?, v))),
         noreboot,
     );
-    time_of_day::init(fadt.map_or(0, |f| f.century));
     if !clock::is_measured() {
         measure_clock(acpi);
     }
+    time_of_day::init(fadt.map_or(0, |f| f.century));
     log::info!(
         "ACPI at {:#x}: {} CPUs, {} I/O APICs, {} lines, S5 {}",
         acpi.rsdp,

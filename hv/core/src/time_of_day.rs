@@ -2,9 +2,9 @@
 //! shared_info.
 
 use crate::domain;
-use crate::time::wallclock::{Rtc, WallClock};
+use crate::time::wallclock::{Cmos, Rtc, WallClock};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::ram::Page;
 use hv_machine::x86_64::{clock, port};
@@ -13,8 +13,6 @@ use shared_abi::xen::SharedInfo;
 
 static CLOCK: Mutex<Option<WallClock>> = Mutex::new(rank::DOMAIN, None);
 static CMOS: Mutex<()> = Mutex::new(rank::PORT, ());
-/// The CMOS register of the century, from the FADT; 0: none.
-static CENTURY: AtomicU8 = AtomicU8::new(0);
 
 /// Reads one register of the CMOS.
 pub fn cmos_read(index: u8) -> u8 {
@@ -30,32 +28,22 @@ pub fn cmos_write(index: u8, value: u8) {
     port::outb(0x71, value);
 }
 
-fn read_rtc() -> Rtc {
-    let century = CENTURY.load(Relaxed);
-    Rtc {
-        second: cmos_read(0),
-        minute: cmos_read(2),
-        hour: cmos_read(4),
-        day: cmos_read(7),
-        month: cmos_read(8),
-        year: cmos_read(9),
-        century: (century != 0).then(|| cmos_read(century)),
-        status_b: cmos_read(11),
+/// The machine's own clock.
+struct Machine;
+
+impl Cmos for Machine {
+    fn register(&self, index: u8) -> u8 {
+        cmos_read(index)
+    }
+    fn now(&self) -> u64 {
+        clock::now()
     }
 }
 
-/// Reads the clock: until two readings agree, none of which met an update, at most a few times.
+/// Reads the clock when a second begins; `century`: the register of the century, 0 for none.
 pub fn init(century: u8) {
-    CENTURY.store(century, Relaxed);
-    let mut last = read_rtc();
-    for _ in 0..8 {
-        let again = read_rtc();
-        if again == last && cmos_read(10) & 0x80 == 0 {
-            break;
-        }
-        last = again;
-    }
-    set(last.epoch_seconds().unwrap_or(0), 0, clock::now());
+    let (rtc, at) = Rtc::at_edge(&Machine, century);
+    set(rtc.epoch_seconds().unwrap_or(0), 0, at);
 }
 
 /// Sets the wall clock: what it showed at a system time (`XENPF_settime`). Every domain sees it.

@@ -2,7 +2,23 @@
 //!
 //! The hardest decision is what to believe: firmware leaves the clock in BCD or binary, 12 or 24
 //! hours, with or without a century register, and nonsense when the battery is empty. Every
-//! field is checked; a date that is none gives `None`, and the machine starts in 1970.
+//! field is checked; a date that is none gives `None`, and the machine starts in 1970. A reading tells
+//! the time to a second; to know it better one waits for a second to begin.
+
+/// What the RTC is read through.
+pub trait Cmos {
+    /// One register.
+    fn register(&self, index: u8) -> u8;
+    /// System time.
+    fn now(&self) -> u64;
+}
+
+/// Bit 7 of register 10 (status A): the registers change, or are about to.
+const UPDATING: u8 = 1 << 7;
+/// Between two readings this close a second has begun: an update takes 2.2 ms.
+const TIGHT: u64 = 5_000_000;
+/// After two seconds of which none was seen to begin, the clock stands still or the processor does.
+const PATIENCE: u64 = 2_200_000_000;
 
 /// The RTC's registers as read outside an update.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,6 +50,53 @@ fn bcd(value: u8) -> Option<u8> {
 }
 
 impl Rtc {
+    /// The registers just after a second has begun, and when they were read; of a clock whose seconds can't be
+    /// seen to begin, as they are. What is looked for is another number: an update is over too soon to be seen.
+    pub fn at_edge(cmos: &impl Cmos, century: u8) -> (Rtc, u64) {
+        let begun = cmos.now();
+        let mut last: Option<(Rtc, u64)> = None;
+        // The best edge yet: how far apart the readings around it were, and the later one.
+        let mut best: Option<(u64, Rtc, u64)> = None;
+        loop {
+            let at = cmos.now();
+            let rtc = Rtc::quiet(cmos, century);
+            let now = cmos.now();
+            if let Some(rtc) = rtc
+                && let Some((before, since)) = last.replace((rtc, at))
+                && before.second != rtc.second
+                && best.is_none_or(|(gap, ..)| now - since < gap)
+            {
+                best = Some((now - since, rtc, at));
+            }
+            match best {
+                Some((gap, rtc, at)) if gap < TIGHT || now - begun > PATIENCE => return (rtc, at),
+                None if now - begun > PATIENCE => {
+                    return (rtc.unwrap_or_else(|| Rtc::read(cmos, century)), at);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The registers, unless they change meanwhile.
+    fn quiet(cmos: &impl Cmos, century: u8) -> Option<Rtc> {
+        let quiet = || cmos.register(10) & UPDATING == 0;
+        quiet().then(|| Rtc::read(cmos, century)).filter(|_| quiet())
+    }
+
+    fn read(cmos: &impl Cmos, century: u8) -> Rtc {
+        Rtc {
+            second: cmos.register(0),
+            minute: cmos.register(2),
+            hour: cmos.register(4),
+            day: cmos.register(7),
+            month: cmos.register(8),
+            year: cmos.register(9),
+            century: (century != 0).then(|| cmos.register(century)),
+            status_b: cmos.register(11),
+        }
+    }
+
     /// Seconds since the start of 1970; `None` when the registers show no date.
     pub fn epoch_seconds(&self) -> Option<u64> {
         let number = |raw: u8| if self.status_b & BINARY != 0 { Some(raw) } else { bcd(raw) };
@@ -110,6 +173,7 @@ impl WallClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::cell::Cell;
     use proptest::prelude::*;
 
     const NOON: Rtc = Rtc {
@@ -179,7 +243,105 @@ mod tests {
         assert_eq!(year(0x26, Some(0x21)), 2126 - 1970);
     }
 
+    /// A clock in binary that began at a date, before `phase` ns of its second were over; each access takes `access`
+    /// ns, and after `stall.0` of them one takes `stall.1`. A model of the MC146818: 244 us before a second ends it
+    /// says so, the registers are half changed for `update` ns from there, and nothing is true until that is over.
+    struct Model {
+        phase: u64,
+        access: u64,
+        stall: (u64, u64),
+        update: u64,
+        accesses: Cell<u64>,
+        time: Cell<u64>,
+    }
+
+    impl Model {
+        const START: u64 = 1_709_251_198; // 2024-02-29 23:59:58
+        const SECOND: u64 = 1_000_000_000;
+
+        fn shown(&self) -> u64 {
+            self.time.get() + self.phase
+        }
+    }
+
+    impl Cmos for Model {
+        fn register(&self, index: u8) -> u8 {
+            self.accesses.set(self.accesses.get() + 1);
+            let stall = if self.accesses.get() == self.stall.0 { self.stall.1 } else { 0 };
+            self.time.set(self.time.get() + self.access + stall);
+            let into = self.shown() % Self::SECOND;
+            let updating = into < self.update || into >= Self::SECOND - 244_000;
+            let second = Self::START + self.shown() / Self::SECOND;
+            match index {
+                10 => 0x26 | if updating { UPDATING } else { 0 },
+                11 => HOURS_24 | BINARY,
+                // the registers change one after the other
+                0 if into < self.update => 77,
+                0 => (second % 60) as u8,
+                2 => (second / 60 % 60) as u8,
+                4 => (second / 3600 % 24) as u8,
+                7 if second / 86_400 == 19_782 => 29,
+                7 => 1,
+                8 if second / 86_400 == 19_782 => 2,
+                8 => 3,
+                9 => 24,
+                0x32 => 20,
+                _ => unreachable!("register {index}"),
+            }
+        }
+        fn now(&self) -> u64 {
+            self.time.get()
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_or_is_none_is_left_in_time() {
+        struct Still(Cell<u64>, u8);
+        impl Cmos for Still {
+            fn register(&self, _: u8) -> u8 {
+                self.0.set(self.0.get() + 1000);
+                self.1
+            }
+            fn now(&self) -> u64 {
+                self.0.get()
+            }
+        }
+        for value in [0, 0x12, 0xff] {
+            let (rtc, at) = Rtc::at_edge(&Still(Cell::new(0), value), 0x32);
+            assert_eq!(rtc.second, value);
+            assert!((PATIENCE - 50_000..PATIENCE + 50_000).contains(&at));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_second_is_read_when_it_begins(
+            phase in 0..1_000_000_000u64,
+            access in 100..20_000u64,
+            stall in (1..200_000u64, 0..900_000_000u64),
+            update in prop_oneof![Just(0), Just(1_984_000u64)],
+        ) {
+            let model =
+                Model { phase, access, stall, update, accesses: Cell::new(0), time: Cell::new(0) };
+            let (rtc, at) = Rtc::at_edge(&model, 0x32);
+            let shown = rtc.epoch_seconds().unwrap() * Model::SECOND;
+            let really = Model::START * Model::SECOND + at + phase;
+            prop_assert!(shown.abs_diff(really) < TIGHT, "{shown} at {really}");
+        }
+
+        /// Each reading of all registers takes longer than is close enough: the edge is between two all the same.
+        #[test]
+        fn a_slow_machine_knows_the_second_as_well_as_it_can(
+            phase in 0..1_000_000_000u64, access in 500_000..3_000_000u64
+        ) {
+            let model =
+                Model { phase, access, stall: (0, 0), update: 0, accesses: Cell::new(0), time: Cell::new(0) };
+            let (rtc, at) = Rtc::at_edge(&model, 0x32);
+            let shown = rtc.epoch_seconds().unwrap() * Model::SECOND;
+            let really = Model::START * Model::SECOND + at + phase;
+            prop_assert!(shown.abs_diff(really) < access * 24, "{shown} at {really}");
+        }
+
         #[test]
         fn no_registers_make_it_panic(raw in any::<[u8; 8]>(), century: Option<u8>) {
             let [second, minute, hour, day, month, year, status_b, _] = raw;

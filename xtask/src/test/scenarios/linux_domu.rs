@@ -36,8 +36,9 @@ ramdisk = \"/boot/initramfs\"
 extra = \"console=hvc0 quiet\"
 ";
 
-/// Seconds by which the domain's clock may be wrong: until the kernel uses Xen's clock it counts timer interrupts, and
-/// misses those that come while it prints.
+/// Seconds by which the domain's clock may be wrong: from when it reads the date until it uses Xen's clock the kernel
+/// counts timer interrupts, and misses those that come while it has them off (seconds, on Xen too). And QEMU's RTC
+/// begins with a whole second whenever it is started.
 const BOOT_LOSS: f64 = 30.0;
 
 /// One that only looks at what it has.
