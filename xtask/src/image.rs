@@ -193,7 +193,9 @@ fn fill(step: &Step, draft: &Path, built: &Built, content: &Content, kept: Optio
 
     step.detail("EFI system partition");
     let menu = work.join("grub.cfg");
-    cmd::write(&menu, grub::menu(&content.hypervisor_args, &content.dom0_args).as_bytes())?;
+    // ours has no use for a screen
+    let has_screen = content.dom0.is_some();
+    cmd::write(&menu, grub::menu(&content.hypervisor_args, &content.dom0_args, has_screen).as_bytes())?;
     let loader = grub::for_uefi(&work)?;
     let fat = Fat { image: format!("{}@@{}", draft.display(), disk.offset(efi)) };
     fat.format(disk.sectors(efi))?;

@@ -29,6 +29,7 @@ pub const COUNTING_CPU: &str = "max,-x2apic,-erms,-fsrm";
 pub const DOM0_SPEAKS: &str = "Oxen dom0";
 
 /// What a scenario wants to boot; the rest is as `cargo xtask run` has it.
+#[derive(Clone)]
 pub struct Options<'a> {
     /// The kernels.
     pub built: &'a Built,

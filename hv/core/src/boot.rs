@@ -2,7 +2,7 @@
 
 use crate::domain::dom0::{self, Plan};
 use crate::mm::frames;
-use crate::{acpi_setup, console, irq, run};
+use crate::{acpi_setup, console, efi, irq, run};
 use hv_machine::boot::BootInfo;
 use hv_machine::heap;
 use hv_machine::x86_64::start::{self, ModuleBytes, Started};
@@ -124,6 +124,9 @@ pub fn boot(started: Started) -> ! {
     log_unknown(info);
     log::debug!("entered at TSC {}", started.entered);
     log::info!("speculation: {}", speculation::found());
+    if let Some(table) = info.efi {
+        efi::init(table);
+    }
     let found = acpi_setup::init(info.rsdp, info.option("noreboot").is_some());
     let limit = info.option("maxcpus").and_then(|v| v.parse().ok()).unwrap_or(usize::MAX).max(1);
     let cpus = &found.cpus[..found.cpus.len().min(limit)];
@@ -144,6 +147,8 @@ pub fn boot(started: Started) -> ! {
         frames,
         max_frames,
         vcpus: dom0_vcpus(info, cpus.len()),
+        screen: info.screen.as_ref(),
+        is_efi: efi::table().is_some(),
         kept: run::KEPT.call_once(|| found.kept),
     });
     if let Err(why) = built {

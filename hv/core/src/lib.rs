@@ -31,6 +31,8 @@ pub mod console;
 #[cfg(target_os = "none")]
 pub mod domain;
 #[cfg(target_os = "none")]
+pub mod efi;
+#[cfg(target_os = "none")]
 pub mod error;
 #[cfg(target_os = "none")]
 pub mod hypercall;

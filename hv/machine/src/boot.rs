@@ -55,6 +55,23 @@ pub struct Module {
     pub cmdline: ArrayString<1024>,
 }
 
+/// A screen that the loader left on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Screen {
+    /// Physical address of its memory.
+    pub address: u64,
+    /// Bytes from a line to the next.
+    pub pitch: u32,
+    /// Pixels of a line, or characters.
+    pub width: u32,
+    /// Lines.
+    pub height: u32,
+    /// Bits of a pixel.
+    pub depth: u8,
+    /// Position and size of red, green and blue in a pixel; `None`: it shows text.
+    pub colours: Option<[u8; 6]>,
+}
+
 /// The loader's account of the machine.
 pub struct BootInfo {
     /// Which protocol it was.
@@ -67,6 +84,10 @@ pub struct BootInfo {
     pub modules: ArrayVec<Module, 8>,
     /// ACPI's root pointer, where the loader gave it (its address or a copy's).
     pub rsdp: Option<u64>,
+    /// EFI's system table, on firmware of that kind.
+    pub efi: Option<u64>,
+    /// The screen.
+    pub screen: Option<Screen>,
     /// Physical range of the hypervisor's image.
     pub image: Range,
 }
@@ -106,6 +127,23 @@ fn without_name(s: &str) -> ArrayString<1024> {
     ArrayString::from(rest).unwrap_or_default()
 }
 
+/// The screen that Multiboot 2's record tells of. One with a palette is none that anybody could use.
+fn screen(tag: u64, size: u64, mem: &impl Physical) -> Option<Screen> {
+    const RGB: u8 = 1;
+    const TEXT: u8 = 2;
+    let (mut kind, mut colours) = ([0; 2], [0; 6]);
+    mem.read(tag + 28, &mut kind);
+    mem.read(tag + 32, &mut colours);
+    let [depth, kind] = kind;
+    let colours = match kind {
+        RGB if size >= 38 => Some(colours),
+        TEXT if size >= 32 => None,
+        _ => return None,
+    };
+    let [pitch, width, height] = [16, 20, 24].map(|at| mem.u32(tag + at));
+    Some(Screen { address: mem.u64(tag + 8), pitch, width, height, depth, colours })
+}
+
 /// Multiboot 1's value in eax.
 pub const MAGIC_MB1: u32 = 0x2bad_b002;
 /// Multiboot 2's value in eax.
@@ -122,6 +160,8 @@ impl BootInfo {
             memory: ArrayVec::new(),
             modules: ArrayVec::new(),
             rsdp: None,
+            efi: None,
+            screen: None,
             image,
         };
         match magic {
@@ -196,6 +236,8 @@ impl BootInfo {
                         e += step;
                     }
                 }
+                8 => self.screen = screen(tag, size, mem),
+                12 => self.efi = Some(mem.u64(tag + 8)),
                 // A copy of ACPI's root pointer; the newer form wins.
                 14 => self.rsdp = self.rsdp.or(Some(tag + 8)),
                 15 => self.rsdp = Some(tag + 8),
@@ -404,6 +446,8 @@ mod tests {
         b.extend(words(&[6, 40, 24, 0, 0, 0, 0x20_0000, 0, 1, 0]));
         b.extend(words(&[15, 44, 0x2052_5344]));
         b.resize(b.len() + 36, 0);
+        b.extend(words(&[12, 16, 0x7000_1000, 1])); // EFI
+        b.extend(words(&[8, 38, 0x8000_0000, 0, 5120, 1280, 800, 32 | 1 << 8, 16 | 8 << 8 | 8 << 16 | 8 << 24, 8 << 8]));
         b.extend(words(&[3, 4, 1, 2])); // size below a header: the list ends here
         let n = b.len() as u32;
         b[0..4].copy_from_slice(&n.to_le_bytes());
@@ -411,6 +455,10 @@ mod tests {
         assert_eq!(i.option("x"), Some("1"));
         assert_eq!(i.ram_top(), 0x20_0000);
         assert!(i.rsdp.is_some());
+        assert_eq!(i.efi, Some(0x1_7000_1000));
+        let screen = i.screen.unwrap();
+        assert_eq!((screen.address, screen.pitch, screen.width, screen.height), (0x8000_0000, 5120, 1280, 800));
+        assert_eq!((screen.depth, screen.colours), (32, Some([16, 8, 8, 8, 0, 8])));
         assert!(i.modules.is_empty());
     }
 

@@ -18,6 +18,7 @@ use crate::mm::{frames, with_rights};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use hv_machine::boot::Screen;
 use hv_machine::frame::{Frame, Limit, Work, Writable};
 use hv_machine::ram::Page;
 use hv_machine::x86_64::{cpu, speculation};
@@ -40,6 +41,10 @@ pub struct Plan<'a> {
     pub max_frames: u64,
     /// Vcpus it gets.
     pub vcpus: u32,
+    /// The machine's screen.
+    pub screen: Option<&'a Screen>,
+    /// The firmware is EFI.
+    pub is_efi: bool,
     /// Frames of devices that the hypervisor drives itself.
     pub kept: &'a [core::ops::Range<u64>],
 }
@@ -314,8 +319,43 @@ fn write_start_info(memory: &Memory, plan: &Plan<'_>, dom: &Domain, base: u64, a
     let line = plan.cmdline.as_bytes();
     let n = line.len().min(MAX_GUEST_CMDLINE - 1);
     info.cmd_line[..n].copy_from_slice(&line[..n]);
-    memory.write(info_at << 12, zerocopy::IntoBytes::as_bytes(&*info))?;
-    memory.zero((info_at << 12) + size_of::<StartInfo>() as u64, (info_at + 1) << 12)
+    let (at, behind) = (info_at << 12, size_of::<StartInfo>());
+    memory.zero(at + behind as u64, at + 4096)?;
+    if let Some(screen) = plan.screen.and_then(|s| screen_info(s, plan.is_efi)) {
+        info.set_console_dom0(StartInfoConsoleDom0 { info_off: behind as u32, info_size: size_of_val(&screen) as u32 });
+        memory.write(at + behind as u64, zerocopy::IntoBytes::as_bytes(&screen))?;
+    }
+    memory.write(at, zerocopy::IntoBytes::as_bytes(&*info))
+}
+
+/// What dom0 is told of the screen. `None`: it has a size that can't be told.
+fn screen_info(screen: &Screen, is_efi: bool) -> Option<Dom0VgaConsoleInfo> {
+    let (width, height) = (screen.width.try_into().ok()?, screen.height.try_into().ok()?);
+    let mut info = Dom0VgaConsoleInfo::default();
+    let Some([red_pos, red_size, green_pos, green_size, blue_pos, blue_size]) = screen.colours else {
+        info.video_type = XEN_VGATYPE_TEXT_MODE_3;
+        let text = VgaTextMode3 { font_height: 16, cursor_x: 0, cursor_y: height, rows: height, columns: width };
+        info.set_text_mode_3(text);
+        return Some(info);
+    };
+    info.video_type = if is_efi { XEN_VGATYPE_EFI_LFB } else { XEN_VGATYPE_VESA_LFB };
+    info.set_vesa_lfb(VgaVesaLfb {
+        width,
+        height,
+        bytes_per_line: screen.pitch.try_into().ok()?,
+        bits_per_pixel: screen.depth.into(),
+        lfb_base: screen.address as u32,
+        ext_lfb_base: (screen.address >> 32) as u32,
+        lfb_size: u32::try_from((u64::from(screen.pitch) * u64::from(screen.height)).div_ceil(1 << 16)).ok()?,
+        red_pos,
+        red_size,
+        green_pos,
+        green_size,
+        blue_pos,
+        blue_size,
+        ..Default::default()
+    });
+    Some(info)
 }
 
 /// Fills a frame with the hypercall stubs: 32 bytes each, keeping rcx and r11, which `syscall` overwrites.

@@ -1,8 +1,8 @@
 //! `platform_op`: what the control domain tells the hypervisor of the machine, and asks of it.
 
 use crate::domain::Current;
-use crate::error::HcResult;
-use crate::{access, power, run, time_of_day};
+use crate::error::{HcResult, Stop};
+use crate::{access, efi, power, run, time_of_day};
 use hv_machine::guest_mem;
 use hv_machine::x86_64::{clock, cpu, percpu, tlb};
 use shared_abi::GuestAddr;
@@ -53,6 +53,13 @@ pub fn platform_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             v.stepping = l1 & 15;
             op.set_pcpu_version(v);
         }
+        XENPF_FIRMWARE_INFO => {
+            let mut i = op.firmware_info();
+            firmware_info(&mut i)?;
+            op.set_firmware_info(i);
+        }
+        // As Xen with `efi=no-rs`.
+        XENPF_EFI_RUNTIME_CALL if efi::table().is_some() => return Err(Errno::EOPNOTSUPP.into()),
         XENPF_ENTER_ACPI_SLEEP => {
             let s = op.enter_acpi_sleep();
             if s.sleep_state != 5 {
@@ -74,4 +81,36 @@ pub fn platform_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     }
     guest_mem::write(at, &op)?;
     Ok(0)
+}
+
+/// What the firmware said. Of a BIOS nobody asked anything.
+fn firmware_info(i: &mut XenpfFirmwareInfo) -> Result<(), Stop> {
+    match i.r#type {
+        XEN_FW_DISK_INFO | XEN_FW_DISK_MBR_SIGNATURE | XEN_FW_VBEDDC_INFO | XEN_FW_KBD_SHIFT_FLAGS => {
+            return Err(Errno::ESRCH.into());
+        }
+        XEN_FW_EFI_INFO => {}
+        _ => return Err(Errno::EINVAL.into()),
+    }
+    let efi = efi::table().ok_or(Errno::ENOSYS)?;
+    match i.index {
+        XEN_FW_EFI_VERSION => i.set_efi_version(efi.version),
+        XEN_FW_EFI_RT_VERSION => return Err(Errno::EOPNOTSUPP.into()),
+        XEN_FW_EFI_CONFIG_TABLE => i.set_efi_cfg(XenpfEfiCfg { addr: efi.tables, nent: efi.count, _pad: 0 }),
+        XEN_FW_EFI_VENDOR => {
+            let mut vendor = i.efi_vendor();
+            vendor.revision = efi.revision;
+            // as many characters as there is room for, and always a zero behind them
+            let room = (vendor.bufsz as usize / 2).checked_sub(1);
+            if let Some(room) = room.filter(|_| vendor.name.0 != 0) {
+                let n = efi.vendor.len().min(room);
+                for (at, c) in efi.vendor[..n].iter().chain(&[0]).enumerate() {
+                    guest_mem::write_at(vendor.name, at as u64, c)?;
+                }
+            }
+            i.set_efi_vendor(vendor);
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    }
+    Ok(())
 }

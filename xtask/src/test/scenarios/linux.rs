@@ -22,6 +22,7 @@ n=0
 while [ $n -lt 200 ]; do n=$(expr $n + 1); done
 echo \"$n processes came and went, $(grep -c processor /proc/cpuinfo) cpu\"
 cat /proc/xen/capabilities 2>/dev/null
+echo \"firmware: $(ls /sys/firmware | sort | xargs), $(ls /sys/firmware/acpi/tables | grep -c APIC) MADT\"
 sleep 1
 poweroff -f";
 
@@ -39,15 +40,25 @@ pub fn dom0(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The same by GRUB, from a disk.
+/// The same by GRUB, from a disk: by BIOS and by UEFI.
 pub fn dom0_by_grub(lab: &mut Lab) -> Result<()> {
     let built = built(&std::fs::read(peer::Linux::Generic.bzimage()?)?)?;
     let image = paths::out().join("linux.img");
-    let options = Options { boot: Boot::DiskBios, disk: Some(&image), smp: 2, ..options(&built) };
+    let mut options = Options { disk: Some(&image), smp: 2, ..options(&built) };
+    options.content.dom0 = Some(built.dom0.clone());
     image::write(&image, &built, &options.content, false)?;
-    let mut machine = lab.boot(&options)?;
-    machine.wait_for("(Multiboot 2)")?;
-    to_power_off(&mut machine, 2)
+    for boot in [Boot::DiskBios, Boot::DiskUefi] {
+        let mut machine = lab.boot(&Options { boot, ..options.clone() })?;
+        machine.wait_for("(Multiboot 2)")?;
+        let said = to_power_off(&mut machine, 2)?;
+        let (firmware, screen) = match boot {
+            Boot::DiskUefi => ("acpi dmi efi memmap, 1 MADT", "EFI VGA frame buffer device"),
+            _ => ("acpi dmi memmap, 1 MADT", "VESA VGA frame buffer device"),
+        };
+        ensure!(said.contains(&format!("firmware: {firmware}")), "dom0 finds other firmware than {firmware}");
+        ensure!(said.contains(screen), "dom0 does not find the screen, an {screen}");
+    }
+    Ok(())
 }
 
 /// A bzImage whose packed kernel is damaged, or that is cut short: one line says what it is.
@@ -132,7 +143,8 @@ fn options(built: &Built) -> Options<'_> {
     options
 }
 
-fn to_power_off(machine: &mut Machine, vcpus: u32) -> Result<()> {
+/// Follows it to its end, and gives all that the machine said.
+fn to_power_off(machine: &mut Machine, vcpus: u32) -> Result<String> {
     machine.wait_for("parameter \"placeholder\" unknown!")?;
     machine.wait_for("userspace of Linux")?;
     let line = machine.wait_for("processes came and went")?;
@@ -141,5 +153,5 @@ fn to_power_off(machine: &mut Machine, vcpus: u32) -> Result<()> {
     let said = machine.said();
     ensure!(said.contains("Using FIFO-based ABI"), "Linux uses no FIFO event channels");
     ensure!(!said.contains("Call Trace") && !said.contains("BUG:"), "Linux complains");
-    Ok(())
+    Ok(said)
 }

@@ -34,6 +34,20 @@ mb2_header:
     .short 1, 0
     .long 8 + 5 * 4
     .long 1, 3, 6, 14, 15
+    # what not every machine has: a screen, EFI
+    .balign 8
+    .short 1, 1
+    .long 8 + 2 * 4
+    .long 8, 12
+    # any screen will do, text too
+    .balign 8
+    .short 4, 1
+    .long 12
+    .long 2
+    .balign 8
+    .short 5, 1
+    .long 20
+    .long 0, 0, 0
     # entry address
     .balign 8
     .short 3, 0
