@@ -2,15 +2,24 @@
 
 use crate::domain::dom0::{self, Plan};
 use crate::mm::frames;
-use crate::{acpi_setup, console, efi, irq, run};
+use crate::{acpi_setup, console, dom0_size, efi, irq, run};
 use hv_machine::boot::BootInfo;
 use hv_machine::heap;
 use hv_machine::x86_64::start::{self, ModuleBytes, Started};
 use hv_machine::x86_64::{apic, clock, smp, speculation, uart};
 
 /// The options that mean something here. Xen has more, and ignores those that it doesn't know after a word in the log.
-const OPTIONS: [&str; 8] =
-    ["com1", "com2", "console", "dom0_max_vcpus", "dom0_mem", "loglvl", "maxcpus", "noreboot"];
+const OPTIONS: [&str; 9] = [
+    "com1",
+    "com2",
+    "console",
+    "dom0_max_vcpus",
+    "dom0_mem",
+    "dom0_vcpus_pin",
+    "loglvl",
+    "maxcpus",
+    "noreboot",
+];
 
 fn log_unknown(info: &BootInfo) {
     for word in info.cmdline.split_ascii_whitespace() {
@@ -41,48 +50,6 @@ fn level(info: &BootInfo) -> log::LevelFilter {
         Some("error" | "none") => log::LevelFilter::Error,
         _ => log::LevelFilter::Info,
     }
-}
-
-/// A size with a suffix (K, M, G; bytes without... in KiB as Xen has it).
-fn size(s: &str) -> Option<u64> {
-    let (digits, unit) = match s.as_bytes().last()? {
-        b'K' | b'k' => (&s[..s.len() - 1], 1 << 10),
-        b'M' | b'm' => (&s[..s.len() - 1], 1 << 20),
-        b'G' | b'g' => (&s[..s.len() - 1], 1 << 30),
-        b'B' | b'b' => (&s[..s.len() - 1], 1),
-        _ => (s, 1 << 10),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
-}
-
-/// Frames for dom0, and how many it may have later: `dom0_mem=SIZE` (`min:`, `max:` parts are limits), else all but a
-/// sixteenth, at least 128 MiB less. Without a `max:` it may take what there is.
-fn dom0_frames(info: &BootInfo) -> (u64, u64) {
-    let free = frames().free_frames();
-    let all = free - (free / 16).min(128 << 8);
-    let option = info.option("dom0_mem").unwrap_or("");
-    let (mut n, mut min, mut max) = (all, 0, u32::MAX.into());
-    for part in option.split(',') {
-        let (name, value) = part.split_once(':').unwrap_or(("", part));
-        if let Some(pages) = size(value).map(|b| b >> 12) {
-            match name {
-                "min" => min = pages,
-                "max" => max = pages,
-                _ => n = pages,
-            }
-        }
-    }
-    let (min, most) = (min.min(all), max.min(all));
-    (n.clamp(min, most.max(min)), max)
-}
-
-/// Vcpus for dom0, which gets one for each CPU: `dom0_max_vcpus=N` is how many, `MIN-MAX` (each may be left out) the
-/// limits. More than 32 have no place in the shared info page.
-fn dom0_vcpus(info: &BootInfo, cpus: usize) -> u32 {
-    let option = info.option("dom0_max_vcpus").unwrap_or("");
-    let (min, max) = option.split_once('-').unwrap_or((option, option));
-    let limit = |s: &str, default| s.parse().unwrap_or(default);
-    (cpus as u32).min(limit(max, u32::MAX)).max(limit(min, 1)).clamp(1, 32)
 }
 
 /// Brings the other CPUs up, each by the trampoline in a page below 1 MiB. One that doesn't come is left out.
@@ -139,14 +106,16 @@ pub fn boot(started: Started) -> ! {
     let kernel =
         ModuleBytes::take(info, 0).unwrap_or_else(|| panic!("no dom0 kernel: give one as the first module"));
     let ramdisk = ModuleBytes::take(info, 1);
-    let (frames, max_frames) = dom0_frames(info);
+    let option = |name| info.option(name).unwrap_or("");
+    let (frames, max_frames) = dom0_size::frames(option("dom0_mem"), frames().free_frames());
     let built = dom0::build(&Plan {
         kernel: kernel.bytes(),
         cmdline: &info.modules[0].cmdline,
         ramdisk: ramdisk.as_ref().map(|r| r.bytes()),
         frames,
         max_frames,
-        vcpus: dom0_vcpus(info, cpus.len()),
+        vcpus: dom0_size::vcpus(option("dom0_max_vcpus"), cpus.len() as u32),
+        is_pinned: info.option("dom0_vcpus_pin").is_some(),
         screen: info.screen.as_ref(),
         is_efi: efi::table().is_some(),
         kept: run::KEPT.call_once(|| found.kept),

@@ -27,7 +27,12 @@ pub fn init(address: u64) {
     match read(address) {
         Some(efi) => {
             let (version, vendor) = (efi.version, String::from_utf16_lossy(&efi.vendor));
-            log::info!("EFI {}.{} at {address:#x}: {vendor}, {} tables", version >> 16, version as u16 / 10, efi.count);
+            log::info!(
+                "EFI {}.{} at {address:#x}: {vendor}, {} tables",
+                version >> 16,
+                version as u16 / 10,
+                efi.count
+            );
             EFI.call_once(|| efi);
         }
         None => log::warn!("no EFI system table at {address:#x}"),

@@ -447,7 +447,18 @@ mod tests {
         b.extend(words(&[15, 44, 0x2052_5344]));
         b.resize(b.len() + 36, 0);
         b.extend(words(&[12, 16, 0x7000_1000, 1])); // EFI
-        b.extend(words(&[8, 38, 0x8000_0000, 0, 5120, 1280, 800, 32 | 1 << 8, 16 | 8 << 8 | 8 << 16 | 8 << 24, 8 << 8]));
+        b.extend(words(&[
+            8,
+            38,
+            0x8000_0000,
+            0,
+            5120,
+            1280,
+            800,
+            32 | 1 << 8,
+            16 | 8 << 8 | 8 << 16 | 8 << 24,
+            8 << 8,
+        ]));
         b.extend(words(&[3, 4, 1, 2])); // size below a header: the list ends here
         let n = b.len() as u32;
         b[0..4].copy_from_slice(&n.to_le_bytes());
@@ -457,7 +468,10 @@ mod tests {
         assert!(i.rsdp.is_some());
         assert_eq!(i.efi, Some(0x1_7000_1000));
         let screen = i.screen.unwrap();
-        assert_eq!((screen.address, screen.pitch, screen.width, screen.height), (0x8000_0000, 5120, 1280, 800));
+        assert_eq!(
+            (screen.address, screen.pitch, screen.width, screen.height),
+            (0x8000_0000, 5120, 1280, 800)
+        );
         assert_eq!((screen.depth, screen.colours), (32, Some([16, 8, 8, 8, 0, 8])));
         assert!(i.modules.is_empty());
     }

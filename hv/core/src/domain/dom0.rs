@@ -15,13 +15,15 @@ use super::lifecycle::{Spec, create, make_vcpus, set_context, unpause_domain};
 use super::vcpu::pause;
 use crate::emul::cpuid::{Kind, Leaf, Policy, with_waiting_lfence};
 use crate::mm::{frames, with_rights};
+use crate::run;
+use crate::sched::{CpuSet, Policy as _};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hv_machine::boot::Screen;
 use hv_machine::frame::{Frame, Limit, Work, Writable};
 use hv_machine::ram::Page;
-use hv_machine::x86_64::{cpu, speculation};
+use hv_machine::x86_64::{cpu, speculation, tlb};
 use shared_abi::arch_x86::*;
 use shared_abi::xen::hypercall as nr;
 use shared_abi::xen::*;
@@ -41,6 +43,8 @@ pub struct Plan<'a> {
     pub max_frames: u64,
     /// Vcpus it gets.
     pub vcpus: u32,
+    /// Each vcpu keeps to a CPU of its own.
+    pub is_pinned: bool,
     /// The machine's screen.
     pub screen: Option<&'a Screen>,
     /// The firmware is EFI.
@@ -247,6 +251,12 @@ pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
     with_rights(&dom, dom.id, |r| frames().pin(Mfn(l4), 4, r, &mut work))
         .map_err(|_| "dom0's page tables were refused")?;
     make_vcpus(&dom).map_err(|_| "no memory for dom0's vcpus")?;
+    if plan.is_pinned {
+        for (v, cpu) in dom.vcpus().iter().zip((0..tlb::online().count_ones()).cycle()) {
+            let set = run::scheduler().set_affinity(v.handle, CpuSet::one(cpu));
+            set.map_err(|_| "dom0's vcpus can't be pinned")?;
+        }
+    }
     let mut c = super::lifecycle::guest_context().map_err(|_| "no memory for dom0's registers")?;
     c.flags = VGCF_IN_KERNEL;
     c.user_regs.rip = entry;
@@ -322,7 +332,10 @@ fn write_start_info(memory: &Memory, plan: &Plan<'_>, dom: &Domain, base: u64, a
     let (at, behind) = (info_at << 12, size_of::<StartInfo>());
     memory.zero(at + behind as u64, at + 4096)?;
     if let Some(screen) = plan.screen.and_then(|s| screen_info(s, plan.is_efi)) {
-        info.set_console_dom0(StartInfoConsoleDom0 { info_off: behind as u32, info_size: size_of_val(&screen) as u32 });
+        info.set_console_dom0(StartInfoConsoleDom0 {
+            info_off: behind as u32,
+            info_size: size_of_val(&screen) as u32,
+        });
         memory.write(at + behind as u64, zerocopy::IntoBytes::as_bytes(&screen))?;
     }
     memory.write(at, zerocopy::IntoBytes::as_bytes(&*info))
@@ -334,7 +347,8 @@ fn screen_info(screen: &Screen, is_efi: bool) -> Option<Dom0VgaConsoleInfo> {
     let mut info = Dom0VgaConsoleInfo::default();
     let Some([red_pos, red_size, green_pos, green_size, blue_pos, blue_size]) = screen.colours else {
         info.video_type = XEN_VGATYPE_TEXT_MODE_3;
-        let text = VgaTextMode3 { font_height: 16, cursor_x: 0, cursor_y: height, rows: height, columns: width };
+        let text =
+            VgaTextMode3 { font_height: 16, cursor_x: 0, cursor_y: height, rows: height, columns: width };
         info.set_text_mode_3(text);
         return Some(info);
     };
@@ -346,7 +360,8 @@ fn screen_info(screen: &Screen, is_efi: bool) -> Option<Dom0VgaConsoleInfo> {
         bits_per_pixel: screen.depth.into(),
         lfb_base: screen.address as u32,
         ext_lfb_base: (screen.address >> 32) as u32,
-        lfb_size: u32::try_from((u64::from(screen.pitch) * u64::from(screen.height)).div_ceil(1 << 16)).ok()?,
+        lfb_size: u32::try_from((u64::from(screen.pitch) * u64::from(screen.height)).div_ceil(1 << 16))
+            .ok()?,
         red_pos,
         red_size,
         green_pos,

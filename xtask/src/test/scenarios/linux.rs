@@ -32,10 +32,13 @@ const CPUS: [&str; 2] = ["Skylake-Client,-smap", "max,-smap"];
 
 /// The distribution's bzImage as dom0: it gets to userspace, and switches the machine off by ACPI.
 pub fn dom0(lab: &mut Lab) -> Result<()> {
-    for (cpu, smp) in CPUS.into_iter().zip([4, 1]) {
-        let built = built(&std::fs::read(peer::Linux::Generic.bzimage()?)?)?;
-        let mut machine = lab.boot(&Options { cpu, smp, ..options(&built) })?;
-        to_power_off(&mut machine, smp)?;
+    let built = built(&std::fs::read(peer::Linux::Generic.bzimage()?)?)?;
+    for (cpu, smp, size, vcpus) in
+        [(CPUS[0], 4, "dom0_mem=256M,min:512M,max:75% dom0_max_vcpus=3", 3), (CPUS[1], 1, SIZE, 1)]
+    {
+        let mut options = Options { cpu, smp, ..options(&built) };
+        options.content.hypervisor_args = options.content.hypervisor_args.replace(SIZE, size);
+        to_power_off(&mut lab.boot(&options)?, vcpus)?;
     }
     Ok(())
 }
@@ -133,12 +136,14 @@ fn built(kernel: &[u8]) -> Result<Built> {
     Ok(Built { dom0, ramdisk: initramfs::write("linux", SCRIPT)?, ..kit::built()?.clone() })
 }
 
+/// How much dom0 gets: 512 MiB.
+const SIZE: &str = "dom0_mem=512M,max:512M dom0_max_vcpus=1-4";
+
 /// A machine with the lines that Debian's GRUB gives Xen, and an administrator's.
 fn options(built: &Built) -> Options<'_> {
     let mut options = Options::direct(built);
     options.cpu = CPUS[0];
-    options.content.hypervisor_args =
-        "placeholder console=com1 com1=115200,8n1 dom0_mem=512M,max:512M dom0_max_vcpus=1-4 edd=off".into();
+    options.content.hypervisor_args = format!("placeholder console=com1 com1=115200,8n1 {SIZE} edd=off");
     options.content.dom0_args = "placeholder console=hvc0 panic=-1".into();
     options
 }
@@ -151,6 +156,7 @@ fn to_power_off(machine: &mut Machine, vcpus: u32) -> Result<String> {
     ensure!(line.contains(&format!("200 processes came and went, {vcpus} cpu")), "{line}");
     machine.wait_for_end()?;
     let said = machine.said();
+    ensure!(said.contains("dom0: 512 MiB, "), "dom0 has not 512 MiB");
     ensure!(said.contains("Using FIFO-based ABI"), "Linux uses no FIFO event channels");
     ensure!(!said.contains("Call Trace") && !said.contains("BUG:"), "Linux complains");
     Ok(said)

@@ -138,8 +138,8 @@ const FIRST: &[&str] = &[
 ];
 const UNTIL_FETCH: &[&str] = &[
     "+ xl vcpu-list",
-    "Domain-0                             0     0",
-    "Domain-0                             0     1",
+    "0 / all",
+    "1 / all",
     "= 0",
     "+ xl uptime",
     "Domain-0                             0  0:0",
@@ -241,7 +241,7 @@ fn start(lab: &mut Lab, built: &Built, word: &str) -> Result<Machine> {
     options.cpu = "Skylake-Client,-smap";
     options.disk = Some(kit::image()?);
     options.forwards = forwards(&["web"])?;
-    options.content.hypervisor_args = "console=com1 com1=115200 dom0_mem=512M".into();
+    options.content.hypervisor_args = "console=com1 com1=115200 dom0_mem=512M dom0_vcpus_pin".into();
     options.content.dom0_args = format!("console=hvc0 quiet panic=-1 {word}");
     let disk = kit::image()?.display().to_string().replace(',', ",,");
     let drive = format!("file={disk},format=raw,if=none,id=sata,snapshot=on");
