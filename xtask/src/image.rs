@@ -11,6 +11,7 @@
 
 mod gpt;
 mod grub;
+pub mod linux;
 mod volumes;
 
 use std::fs::{File, OpenOptions};
@@ -68,6 +69,9 @@ pub struct Content {
     /// Put a file into dom0's ramdisk, for its `xl`: e.g. /boot/vmlinuz=FILE or /etc/xen/debian.cfg=FILE
     #[arg(long = "file", value_name = "PATH=FILE", value_parser = ramdisk::Added::parse)]
     pub files: Vec<ramdisk::Added>,
+    /// Bring Debian's Linux as a guest: `xl create -c debian.cfg` in dom0's shell; root, without a password
+    #[arg(long)]
+    pub linux: bool,
     /// Add a volume for guests with a file's content, or an empty one of a size like 2G; an xl.cfg has it by
     /// disk = [ 'phy:NAME,xvda,w' ]
     #[arg(long = "volume", value_name = "NAME=FILE|SIZE", value_parser = volumes::Added::parse)]
@@ -78,23 +82,40 @@ impl Default for Content {
     fn default() -> Self {
         let (hypervisor_args, dom0_args) = (HYPERVISOR_ARGS.into(), DOM0_ARGS.into());
         let (files, volumes) = (Vec::new(), Vec::new());
-        Self { site: None, hypervisor: None, dom0: None, hypervisor_args, dom0_args, files, volumes }
+        Self {
+            site: None,
+            hypervisor: None,
+            dom0: None,
+            hypervisor_args,
+            dom0_args,
+            files,
+            volumes,
+            linux: false,
+        }
     }
 }
 
 impl Content {
-    /// Whether this can be an image's content, before anything is built for it.
-    pub fn check(&self) -> Result<()> {
+    /// Whether this can be an image's content, before anything is built for it. Linux's files and volume are among
+    /// the others then; a user's file for the same path counts.
+    pub fn resolve(&mut self) -> Result<()> {
         for (n, added) in self.files.iter().enumerate() {
             if self.files[..n].iter().any(|other| other.path == added.path) {
                 bail!("--file /{}: there are two files for this path", added.path);
             }
+        }
+        if self.linux {
+            self.files.splice(0..0, linux::files());
+            self.volumes.insert(0, linux::volume());
         }
         volumes::all(self).map(drop)
     }
 
     /// Builds what goes into the image. dom0 gets memory for what is added, but where the user said how much.
     pub fn build(&mut self) -> Result<Built> {
+        if self.linux {
+            linux::make()?;
+        }
         let built = build::with(self.hypervisor.as_deref(), self.dom0.as_deref(), &self.files)?;
         if self.hypervisor_args == HYPERVISOR_ARGS {
             let usual = format!("dom0_mem={DOM0_MIB}M");
@@ -117,7 +138,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     let output = args.output.clone().unwrap_or_else(|| paths::out().join("oxen.img"));
     is_replaceable(&output)?;
     let mut content = args.content.clone();
-    content.check()?;
+    content.resolve()?;
     setup::ensure(setup::For::Image)?;
     let built = content.build()?;
     write(&output, &built, &content, false)?;

@@ -82,7 +82,7 @@ fn memory(text: &str) -> Result<String, String> {
 /// Runs `cargo xtask run`: its exit code is the machine's.
 pub fn command(args: &Args) -> Result<ExitCode> {
     let mut content = args.content.clone();
-    content.check()?;
+    content.resolve()?;
     let forwards = services::forwards(&services::with(&content.files)?, &args.ports)?;
     forwards.iter().try_for_each(port_is_free)?;
     if args.gdb && TcpListener::bind((Ipv4Addr::LOCALHOST, GDB_PORT)).is_err() {

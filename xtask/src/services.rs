@@ -41,7 +41,7 @@ impl Forward {
     /// What a person would type to use it.
     pub fn shown(&self) -> String {
         match self.port {
-            22 => format!("ssh -p {} root@127.0.0.1", self.host_port),
+            22 => format!("ssh://root@127.0.0.1:{}", self.host_port),
             80 => format!("http://127.0.0.1:{}/", self.host_port),
             _ => format!("127.0.0.1:{}", self.host_port),
         }

@@ -13,6 +13,7 @@ use anyhow::Result;
 
 use crate::steps::Step;
 use crate::{paths, test};
+pub use apt::update;
 pub use rust::{TARGET, Toolchain, toolchain};
 
 /// Arguments of `setup`.
@@ -32,6 +33,8 @@ pub enum For {
     Image,
     /// Start a machine.
     Run,
+    /// Make Debian's Linux a guest.
+    Linux,
     /// Run all the tests.
     Test,
     /// Measure Linux.
@@ -75,8 +78,8 @@ const NEEDS: &[Need] = &[
     program(For::Test, "redis-benchmark", "redis-tools"),
     program(For::Test, "wrk", "wrk"),
     program(For::Test, "tshark", "tshark"),
-    program(For::Test, "dpkg-deb", "dpkg"),
-    program(For::Test, "busybox", "busybox-static"),
+    program(For::Linux, "dpkg-deb", "dpkg"),
+    program(For::Linux, "busybox", "busybox-static"),
     program(For::Test, "xz", "xz-utils"),
     program(For::BenchLinux, "musl-gcc", "musl-tools"),
 ];

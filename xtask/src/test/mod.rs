@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::image::linux;
 use crate::setup;
 use crate::steps::Step;
 
@@ -54,13 +55,13 @@ pub fn fetch(step: &Step) -> Result<()> {
     step.detail("Xen");
     peer::xen()?;
     peer::grub()?;
-    for linux in [peer::Linux::Generic, peer::Linux::Cloud] {
-        step.detail(&format!("Linux, {}", linux.flavour()));
-        linux.bzimage()?;
-        linux.modules(&userland::MODULES)?;
+    for kernel in [peer::Linux::Generic, peer::Linux::Cloud] {
+        step.detail(&format!("Linux, {}", kernel.flavour()));
+        kernel.bzimage()?;
+        kernel.modules(&linux::MODULES)?;
     }
     step.detail("a domain's tools");
-    peer::programs(&userland::PACKAGES)?;
+    peer::programs(&linux::PACKAGES)?;
     step.detail("xl");
     debian::userland()?;
     debian::modules()?;

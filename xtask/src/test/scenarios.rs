@@ -53,6 +53,7 @@ const ALL: &[Scenario] = &[
     ("run::on_a_terminal", run::on_a_terminal),
     ("run::keeps_volumes", run::keeps_volumes),
     ("run::adds_files_and_volumes", run::adds_files_and_volumes),
+    ("run::linux", run::linux),
     ("services::hello_on_oxen", services::hello_on_oxen),
     ("services::hello_on_xen", services::hello_on_xen),
     ("services::address_by_dhcp", services::address_by_dhcp),

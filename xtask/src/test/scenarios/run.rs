@@ -86,6 +86,55 @@ pub fn adds_files_and_volumes(_: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// Debian's Linux as a guest: the README's lines, typed as they stand there. By the forwarded port its ssh server
+/// answers, and what it wrote to its disk is there in the next run.
+pub fn linux(_: &mut Lab) -> Result<()> {
+    let readme = String::from_utf8(cmd::read(&paths::root().join("README.md"))?)?;
+    let section = readme.split_once("\n## A Linux guest\n").context("the README's section")?.1;
+    let mut lines = section.split("```").nth(1).context("its lines")?.trim().lines();
+    let first = lines.next().and_then(|line| line.strip_prefix("cargo xtask run ")).context("the command")?;
+    let port = forwards(&["web"])?[0].host_port;
+    let mut command = run("run-linux", &first.split(' ').collect::<Vec<_>>())?;
+    // the last one counts
+    command.args(["--accel", "tcg", "--port", &format!("debian={port}")]);
+    let mut screen = Screen::start(command)?;
+    let mut typed = String::new();
+    for line in lines {
+        let at = line.find(['#', ':']).context("a prompt")? + 2;
+        let (prompt, words) = line.split_at(at);
+        typed += &screen.wait_at_most(BOOT, prompt)?;
+        if words == "poweroff" {
+            ensure!(ask(port, "")?.starts_with("SSH-2.0-"), "port {port} does not lead to the ssh server");
+            screen.press(b"echo 'it stays' >/root/kept\r")?;
+            screen.wait_for(prompt)?;
+        }
+        screen.press(format!("{words}\r").as_bytes())?;
+    }
+    for seen in ["3 packets received", "\"requests\"", "/dev/xvda", "The domain has ended."] {
+        ensure!(typed.contains(seen), "{seen} is not among {typed}");
+    }
+    // it is taken apart a moment after its end
+    let until = Instant::now() + PATIENCE;
+    while {
+        screen.wait_for("Domain-0 ")?;
+        screen.wait_for(PROMPT)?.contains("debian ")
+    } {
+        ensure!(Instant::now() < until, "the domain stays in the list");
+        screen.press(b"xl list\r")?;
+    }
+    drop(screen);
+
+    let again = run("run-linux", &["--linux", "--keep", "--boot", "direct", "--accel", "tcg"])?;
+    let mut screen = Screen::start(again)?;
+    for (prompt, words) in
+        [(PROMPT, "xl create -c debian.cfg"), ("debian login: ", "root"), ("debian# ", "cat /root/kept")]
+    {
+        screen.wait_at_most(BOOT, prompt)?;
+        screen.press(format!("{words}\r").as_bytes())?;
+    }
+    screen.wait_for("\nit stays\n").map(drop)
+}
+
 /// A run in which the key-value store `name` is asked for what was stored, which must be `found`, and stores it.
 fn store(out: &str, name: &str, arguments: &[&str], found: &str) -> Result<()> {
     let port = forwards(&["kv"])?[0].host_port;
@@ -102,6 +151,9 @@ fn store(out: &str, name: &str, arguments: &[&str], found: &str) -> Result<()> {
     ensure!(stored == "+OK" && status.success(), "SET gave {stored}, the run ended with {status}");
     Ok(())
 }
+
+/// How long Linux may take to boot, and all that is built and fetched before.
+const BOOT: Duration = Duration::from_secs(400);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -152,12 +204,16 @@ impl Screen {
         Ok(Self { child, keyboard, shown, text: String::new() })
     }
 
-    fn wait_for(&mut self, text: &str) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
+    /// Waits until `text` is shown; what was until then.
+    fn wait_for(&mut self, text: &str) -> Result<String> {
+        self.wait_at_most(PATIENCE, text)
+    }
+
+    fn wait_at_most(&mut self, limit: Duration, text: &str) -> Result<String> {
+        let until = Instant::now() + limit;
         loop {
             if let Some(at) = self.text.find(text) {
-                self.text.drain(..at + text.len());
-                return Ok(());
+                return Ok(self.text.drain(..at + text.len()).collect());
             }
             match self.shown.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(more) => self.text += &String::from_utf8_lossy(&more).replace('\r', ""),
