@@ -285,12 +285,17 @@ impl RunstateArea for Area {
     }
 }
 
+/// Writes the clock's parameters to a registered area. They never change, so no version but the first is needed.
+pub fn write_time(area: u64) {
+    let _ = guest_mem::write(GuestAddr(area), &VcpuTimeInfo { version: 2, ..time_info() });
+}
+
 /// Writes the vcpu's registered areas, its address space being loaded. An area that the guest has unmapped is
 /// left as it is.
 fn update_areas(v: &Vcpu, dom: &Domain) {
     let area = v.time_area.load(Relaxed);
     if area != 0 {
-        let _ = guest_mem::write(GuestAddr(area), &VcpuTimeInfo { version: 2, ..time_info() });
+        write_time(area);
     }
     let area = v.runstate_area.load(Relaxed);
     if area != 0 {

@@ -166,6 +166,9 @@ unsafe extern "C" {
 }
 
 impl VcpuState {
+    /// Debug registers at reset: the addresses, DR6, DR7.
+    pub const DEBUG_REGISTERS: [u64; 6] = [0, 0, 0, 0, 0xffff_0ff0, 0x400];
+
     /// All registers zero, vector state as after reset.
     ///
     /// # Errors
@@ -193,7 +196,7 @@ impl VcpuState {
             gs_base: 0,
             kernel_root: None,
             user_root: None,
-            dr: [0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            dr: Self::DEBUG_REGISTERS,
         })
     }
 

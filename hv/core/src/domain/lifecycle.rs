@@ -8,8 +8,9 @@
 use super::events::{Bits, raise_global_virq};
 use super::grants::{self, Grants, Limits};
 use super::vcpu::{Callback, pause};
-use super::{Context, Domain, Vcpu, list};
+use super::{Context, Domain, Vcpu, debug, list};
 use crate::emul::cpuid::Policy;
+use crate::emul::privop::{CR4_DE, guest_cr4};
 use crate::error::Stop;
 use crate::mm::{self, Account, frames, with_rights};
 use crate::sched::{Params, Policy as _};
@@ -21,18 +22,20 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
 use hv_machine::frame::{Limit, Type, Work};
-use hv_machine::guest_mem::access_ok;
 use hv_machine::heap::try_arc;
 use hv_machine::lock::{Mutex, rank};
-use hv_machine::vcpu::Selectors;
-use hv_machine::x86_64::cpu::is_canonical;
+use hv_machine::vcpu::{Selectors, VcpuState};
+use hv_machine::x86_64::cpu::{self, is_canonical};
 use shared_abi::arch_x86::*;
 use shared_abi::errno::Errno;
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG};
 use shared_abi::xen::VIRQ_DOM_EXC;
-use shared_abi::{DomId, GuestAddr, Mfn};
+use shared_abi::{DomId, Mfn};
 use spin::Once;
 use zerocopy::FromZeros;
+
+/// CR0.TS.
+const CR0_TS: u64 = 1 << 3;
 
 /// What a new domain is to be.
 pub struct Spec {
@@ -297,6 +300,9 @@ pub fn set_context(
     c: &VcpuGuestContext,
 ) -> Result<(), Stop> {
     let addresses = [
+        c.user_regs.rip,
+        c.user_regs.rsp,
+        c.kernel_sp,
         c.event_callback_eip,
         c.failsafe_callback_eip,
         c.syscall_callback_eip,
@@ -307,6 +313,7 @@ pub fn set_context(
     if !addresses.iter().all(|a| is_canonical(*a))
         || c.gdt_ents as usize > FIRST_RESERVED_GDT_ENTRY
         || c.ldt_ents > 8192
+        || c.flags & VGCF_IN_KERNEL == 0 && c.ctrlreg[1] == 0
     {
         return Err(Errno::EINVAL.into());
     }
@@ -369,8 +376,12 @@ pub fn set_context(
     };
     cx.kernel_ss = c.kernel_ss | 3;
     cx.kernel_sp = c.kernel_sp;
-    for n in 0..4 {
-        cx.cpu.dr[n] = if access_ok(GuestAddr(c.debugreg[n]), 8) { c.debugreg[n] } else { 0 };
+    cx.task_switched = c.ctrlreg[0] & CR0_TS != 0;
+    cx.cr4 = guest_cr4(&dom.policy.lock(), cpu::read_cr4(), c.ctrlreg[4]);
+    // One that can't be is left out.
+    cx.cpu.dr = VcpuState::DEBUG_REGISTERS;
+    for (n, value) in c.debugreg.iter().enumerate() {
+        let _ = debug::set(&mut cx.cpu.dr, cx.cr4 & CR4_DE != 0, n, *value);
     }
     cx.initialised = true;
     // A toolstack may have cleared shared_info in the meantime, clocks and all (libxenguest does).

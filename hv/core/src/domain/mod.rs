@@ -5,6 +5,7 @@
 //! | `vcpu` | a virtual CPU |
 //! | `info` | `vcpu_info` |
 //! | `current` | the vcpu that this CPU runs, as handlers see it |
+//! | `debug` | debug registers |
 //! | `events` | event delivery wired to vcpus |
 //! | `grants` | grant tables wired to domains |
 //! | `dom0` | building the first domain |
@@ -12,6 +13,7 @@
 //! | `list` | all domains, by number |
 
 pub mod current;
+pub mod debug;
 pub mod dom0;
 pub mod events;
 pub mod grants;

@@ -1,7 +1,7 @@
 //! The hypercalls that stand for privileged instructions on the vcpu's own state: trap table, descriptor
 //! tables, kernel stack, task-switched flag, segment bases, debug registers.
 
-use crate::domain::Current;
+use crate::domain::{Current, debug};
 use crate::emul::privop::CR4_DE;
 use crate::error::HcResult;
 use crate::mm;
@@ -101,53 +101,16 @@ pub fn set_debugreg(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 
 /// `get_debugreg(register)`.
 pub fn get_debugreg(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
-    let dr = &cur.cx.cpu.dr;
-    match a[0] {
-        n @ 0..=3 => Ok(dr[n as usize]),
-        4 | 5 if cur.cx.cr4 & CR4_DE != 0 => Err(Errno::ENODEV.into()),
-        4 | 6 => Ok(dr[4]),
-        5 | 7 => Ok(dr[5]),
-        _ => Err(Errno::ENODEV.into()),
-    }
+    Ok(debug::get(&cur.cx.cpu.dr, cur.cx.cr4 & CR4_DE != 0, a[0])?)
 }
 
-/// Sets a debug register of the running vcpu: breakpoints on guest addresses only, no general detect, no
-/// I/O breakpoints.
+/// Sets a debug register of the running vcpu.
 ///
 /// # Errors
-/// `ENODEV`: no such register; `EINVAL`: a bit that it does not have; `EPERM`: one that the guest may not set.
+/// Those of [`debug::set`].
 pub fn set_dr(cur: &mut Current<'_>, n: usize, v: u64) -> Result<(), Errno> {
     let extensions = cur.cx.cr4 & CR4_DE != 0;
-    let dr = &mut cur.cx.cpu.dr;
-    match n {
-        4 | 5 if extensions => return Err(Errno::ENODEV),
-        0..=3 => {
-            if !guest_mem::access_ok(GuestAddr(v), 0) || !is_canonical(v) {
-                return Err(Errno::EPERM);
-            }
-            dr[n] = v;
-        }
-        4 | 6 => {
-            if v >> 32 != 0 {
-                return Err(Errno::EINVAL);
-            }
-            dr[4] = v & 0xe00f | 0xffff_0ff0;
-            return Ok(());
-        }
-        5 | 7 => {
-            if v >> 32 != 0 {
-                return Err(Errno::EINVAL);
-            }
-            // General detect; and, while any breakpoint is on, type 2 (I/O), which would trap port accesses
-            // that the guest doesn't make itself.
-            let active = v & 0xff != 0;
-            if v & 0x2000 != 0 || active && (0..4).any(|i| v >> (16 + 4 * i) & 3 == 2) {
-                return Err(Errno::EPERM);
-            }
-            dr[5] = v & !0xd800 | 0x400;
-        }
-        _ => return Err(Errno::ENODEV),
-    }
+    debug::set(&mut cur.cx.cpu.dr, extensions, n, v)?;
     let dr = cur.cx.cpu.dr;
     cpu::set_debug_registers([dr[0], dr[1], dr[2], dr[3]], dr[5]);
     Ok(())

@@ -28,7 +28,8 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             if own {
                 return Err(Errno::EEXIST.into());
             }
-            let mut cx = v.context.try_lock().ok_or(Errno::EBUSY)?;
+            // It runs, or another is at it.
+            let mut cx = v.context.try_lock().ok_or(Errno::EEXIST)?;
             if cx.initialised {
                 return Err(Errno::EEXIST.into());
             }
@@ -63,10 +64,8 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 return Err(Errno::EFAULT.into());
             }
             v.runstate_area.store(r.addr, SeqCst);
-            if own {
-                // It will be mapped when it matters.
-                let _ = guest_mem::write(GuestAddr(r.addr), &run::runstate(&v));
-            }
+            // It will be mapped when it matters.
+            let _ = guest_mem::write(GuestAddr(r.addr), &run::runstate(&v));
         }
         VCPUOP_REGISTER_VCPU_TIME_MEMORY_AREA => {
             let r: VcpuRegisterTimeMemoryArea = guest_mem::read(arg)?;
@@ -74,7 +73,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 return Err(Errno::EFAULT.into());
             }
             v.time_area.store(r.addr, SeqCst);
-            v.kick();
+            run::write_time(r.addr);
         }
         VCPUOP_SET_PERIODIC_TIMER => {
             let p: VcpuSetPeriodicTimer = guest_mem::read(arg)?;

@@ -19,6 +19,9 @@ mod tables;
 #[cfg(target_os = "none")]
 #[allow(unsafe_code, reason = "traps are raised on purpose, and handled in assembly")]
 mod traps;
+#[cfg(target_os = "none")]
+#[allow(unsafe_code, reason = "what a vcpu begins with is assembly")]
+mod vcpus;
 mod wild;
 
 use guest_kernel::{System, println};
@@ -32,6 +35,8 @@ guest_kernel::main! {
         paging::ask();
         hardware::ask();
         calls::ask();
+        #[cfg(target_os = "none")]
+        vcpus::ask();
         #[cfg(target_os = "none")]
         traps::ask();
         fifo::ask();

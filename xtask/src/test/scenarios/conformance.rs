@@ -14,6 +14,8 @@ use crate::test::{kit, peer};
 use crate::{build, cmd, paths};
 
 const GUEST: &str = "conformance";
+/// Vcpus for it, of which all but the first begin when some questions are about them.
+const VCPUS: &str = " dom0_max_vcpus=32";
 
 /// Boots the guest that asks on both hypervisors, on a processor like Intel's.
 pub fn answers_are_xens(lab: &mut Lab) -> Result<()> {
@@ -28,15 +30,16 @@ pub fn answers_are_xens_on_max(lab: &mut Lab) -> Result<()> {
 /// The questions to a hypervisor that checks the ranks of its locks and its arithmetic: it answers each.
 pub fn checked_build(lab: &mut Lab) -> Result<()> {
     let built = kit::with_checked_hypervisor(&kit::with_dom0(kit::built()?, GUEST)?)?;
-    answers(lab.boot(&Options { smp: 2, ..Options::direct(&built) })?).map(drop)
+    let mut options = Options { smp: 2, ..Options::direct(&built) };
+    options.content.hypervisor_args += VCPUS;
+    answers(lab.boot(&options)?).map(drop)
 }
 
 fn compare(lab: &mut Lab, cpu: &str) -> Result<()> {
     let on_oxen = kit::with_dom0(kit::built()?, GUEST)?;
-    // Two vcpus, of which the second begins when some questions are about it.
     let mut boot = |built: &build::Built| {
         let mut options = Options { cpu, smp: 2, ..Options::direct(built) };
-        options.content.hypervisor_args += " dom0_max_vcpus=2";
+        options.content.hypervisor_args += VCPUS;
         lab.boot(&options)
     };
     let ours = answers(boot(&on_oxen)?)?;
