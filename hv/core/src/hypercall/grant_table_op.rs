@@ -7,6 +7,7 @@ use crate::domain::grants::{All, complete, status};
 use crate::domain::{Current, Domain, find};
 use crate::error::{HcResult, Stop};
 use crate::grant::{self, Copies, Failure, GrantTable, Map, Space, Unmap, Unmapped, Unmapping};
+use crate::mm::flush::{What, Whom, flush};
 use crate::mm::{frames, with_rights};
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
@@ -178,15 +179,16 @@ fn space<'a>(
 
 /// Mappings that are gone from page tables: translations are to be flushed, once for all, before their uses of
 /// grants end. [End](Gone::end) it.
-struct Gone {
-    frames: &'static FrameTable,
+struct Gone<'d> {
+    /// Where they were mapped.
+    dom: &'d Domain,
     due: Option<FlushDue>,
     all: ArrayVec<Unmapping, UNMAP_BATCH>,
 }
 
-impl Gone {
-    fn new() -> Gone {
-        Gone { frames: frames(), due: None, all: ArrayVec::new() }
+impl<'d> Gone<'d> {
+    fn new(dom: &'d Domain) -> Gone<'d> {
+        Gone { dom, due: None, all: ArrayVec::new() }
     }
 
     /// Takes up what an unmap did; its status.
@@ -204,8 +206,9 @@ impl Gone {
     /// Flushes, and ends the uses.
     #[inline(never)]
     fn end(&mut self) {
-        if let Some(due) = self.due.take() {
-            self.frames.flush(due);
+        // The translations are where its vcpus are: a CPU that runs others has dropped them.
+        if let Some(FlushDue) = self.due.take() {
+            flush(self.dom, Whom::All, What::All);
         }
         self.all.iter().for_each(|gone| complete(*gone));
         self.all.clear();
@@ -214,8 +217,7 @@ impl Gone {
 
 #[inline(never)]
 fn unmaps(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
-    let mut gone = Gone::new();
-    let frames = gone.frames;
+    let (mut gone, frames) = (Gone::new(cur.dom), frames());
     let done = batch::<_, 4>(cur, frames, rest, count, |cur, o: &mut GnttabUnmapGrantRef| {
         let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: o.dev_bus_addr };
         let (dom, mut space) = space(cur, frames)?;
@@ -228,8 +230,7 @@ fn unmaps(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
 }
 
 fn replaces(cur: &mut Current<'_>, rest: &mut Rest, count: u64) -> HcResult {
-    let mut gone = Gone::new();
-    let frames = gone.frames;
+    let (mut gone, frames) = (Gone::new(cur.dom), frames());
     let done = batch::<_, 4>(cur, frames, rest, count, |cur, o: &mut GnttabUnmapAndReplace| {
         let op = Unmap { handle: o.handle, host_addr: o.host_addr, dev_bus_addr: 0 };
         let (dom, mut space) = space(cur, frames)?;

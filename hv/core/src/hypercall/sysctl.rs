@@ -117,10 +117,14 @@ fn run_op(op: &mut Sysctl) -> Result<Result<(), Errno>, Stop> {
             if s.sched_id != run::scheduler().id() || s.cpupool_id != 0 {
                 return Err(Errno::EINVAL.into());
             }
-            if s.cmd != XEN_SYSCTL_SCHEDOP_GETINFO {
-                return Err(Errno::EOPNOTSUPP.into());
+            match s.cmd {
+                XEN_SYSCTL_SCHEDOP_PUTINFO => {
+                    run::scheduler().set_ratelimit_us(s.sched_credit2().ratelimit_us)?;
+                }
+                XEN_SYSCTL_SCHEDOP_GETINFO => {}
+                _ => return Err(Errno::EINVAL.into()),
             }
-            s.set_sched_credit2(SysctlCredit2Schedule { ratelimit_us: 0 });
+            s.set_sched_credit2(SysctlCredit2Schedule { ratelimit_us: run::scheduler().ratelimit_us() });
             op.set_scheduler_op(s);
         }
         XEN_SYSCTL_GET_CPU_LEVELLING_CAPS => {

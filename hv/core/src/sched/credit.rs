@@ -24,6 +24,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use hv_machine::lock::MutexGuard;
 use shared_abi::errno::Errno;
+use shared_abi::sysctl::{XEN_SYSCTL_SCHED_RATELIMIT_MAX, XEN_SYSCTL_SCHED_RATELIMIT_MIN};
 
 use super::entity::{Entities, Entity, State};
 use super::queue::{Cpu, RunQueue};
@@ -32,6 +33,7 @@ use super::{CpuSet, Handle, Params, Pick, Policy, budget};
 /// `XEN_SCHEDULER_CREDIT2` (domctl.h), whose parameters these are.
 const CREDIT2: u32 = 6;
 
+const US: u64 = 1000;
 const MS: u64 = 1_000_000;
 /// A slice when nobody else waits on this CPU, and the bounds when somebody does, ns.
 pub const SLICE_ALONE: u64 = 10 * MS;
@@ -58,6 +60,8 @@ pub struct Credit {
     idle: AtomicU64,
     /// The highest virtual time any queue has come to.
     reached: AtomicU64,
+    /// How long a vcpu that has begun to run is left alone, ns.
+    ratelimit: AtomicU64,
 }
 
 /// Whether the search of other queues met one that was locked.
@@ -78,7 +82,30 @@ impl Credit {
         let mut v = Vec::new();
         v.try_reserve_exact(cpus as usize).map_err(|_| Errno::ENOMEM)?;
         v.resize_with(cpus as usize, Cpu::new);
-        Ok(Credit { cpus: v, vcpus: Entities::new(), idle: AtomicU64::new(0), reached: AtomicU64::new(0) })
+        Ok(Credit {
+            cpus: v,
+            vcpus: Entities::new(),
+            idle: AtomicU64::new(0),
+            reached: AtomicU64::new(0),
+            ratelimit: AtomicU64::new(0),
+        })
+    }
+
+    /// How long a vcpu that has begun to run is left alone, in µs.
+    pub fn ratelimit_us(&self) -> u32 {
+        (self.ratelimit.load(Ordering::Relaxed) / US) as u32
+    }
+
+    /// Sets it; 0: one that waits less far ahead interrupts it at once.
+    ///
+    /// # Errors
+    /// `EINVAL` outside what sysctl.h says.
+    pub fn set_ratelimit_us(&self, us: u32) -> Result<(), Errno> {
+        if us != 0 && !(XEN_SYSCTL_SCHED_RATELIMIT_MIN..=XEN_SYSCTL_SCHED_RATELIMIT_MAX).contains(&us) {
+            return Err(Errno::EINVAL);
+        }
+        self.ratelimit.store(u64::from(us) * US, Ordering::Relaxed);
+        Ok(())
     }
 
     fn online(&self) -> CpuSet {
@@ -370,7 +397,20 @@ impl Policy for Credit {
             }
         }
 
-        let (mut run, mut unsure) = self.choose(cpu, &mut queue, yielding);
+        // One that has just begun goes on, whoever waits, unless it must not.
+        let limit = queue.started.saturating_add(self.ratelimit.load(Ordering::Relaxed));
+        let goes_on = |vcpu: &Handle| {
+            let entity = self.vcpus.get(*vcpu);
+            entity.is_some_and(|e| e.state() == State::Waiting && e.may_run_on(cpu))
+        };
+        let kept = prev.filter(|vcpu| now < limit && yielding.is_none() && goes_on(vcpu));
+        let (mut run, mut unsure) = match kept {
+            Some(vcpu) => {
+                queue.unwait(vcpu);
+                (kept, false)
+            }
+            None => self.choose(cpu, &mut queue, yielding),
+        };
         if run.is_none() {
             own.publish(&queue);
             self.idle.fetch_or(bit, Ordering::SeqCst);
@@ -397,8 +437,14 @@ impl Policy for Credit {
             };
             let slice = budget::left(entity).map_or(slice, |left| slice.min(left));
             until = until.min(now.saturating_add(slice));
+            if kept.is_some() {
+                until = until.min(limit);
+            }
         } else if unsure {
             until = until.min(now.saturating_add(RETRY));
+        }
+        if run != prev {
+            queue.started = now;
         }
         queue.current = run;
         own.running.store(vtime, Ordering::Relaxed);

@@ -25,6 +25,8 @@ pub struct RunQueue {
     /// What the CPU runs, and since when it has not been charged.
     pub current: Option<Handle>,
     pub since: u64,
+    /// When it began to.
+    pub started: u64,
     /// Virtual time this queue has reached: that of the latest vcpu it chose.
     pub floor: u64,
     waiting: Vec<(u64, Handle)>,
@@ -37,7 +39,14 @@ impl Cpu {
         Cpu {
             queue: Mutex::new(
                 rank::SCHED,
-                RunQueue { current: None, since: 0, floor: 0, waiting: Vec::new(), parked: Vec::new() },
+                RunQueue {
+                    current: None,
+                    since: 0,
+                    started: 0,
+                    floor: 0,
+                    waiting: Vec::new(),
+                    parked: Vec::new(),
+                },
             ),
             first: AtomicU64::new(u64::MAX),
             running: AtomicU64::new(0),

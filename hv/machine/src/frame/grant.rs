@@ -25,8 +25,8 @@ impl Grantable for Held {}
 impl Grantable for Writable {}
 
 /// A mapping of another domain's frame is gone from the page tables, but perhaps not from TLBs. Before the
-/// granting domain is told that the frame is its own again, flush: one [`FrameTable::flush`] serves for all
-/// that went before it.
+/// granting domain is told that the frame is its own again, flush those of the CPUs that run the mapping domain (or
+/// all, by [`FrameTable::flush`]): one flush serves for all that went before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub struct FlushDue;

@@ -24,6 +24,30 @@ fn a_waking_vcpu_is_served_at_once_beside_spinners() {
     }
 }
 
+/// With a rate limit whoever has begun goes on for that long, and no longer.
+#[test]
+fn a_rate_limit_has_a_waking_vcpu_wait_for_it() {
+    let mut sim = Sim::new(1, 9);
+    for wrong in [1, 99, 500_001, u32::MAX] {
+        assert_eq!(sim.sched.set_ratelimit_us(wrong), Err(Errno::EINVAL));
+    }
+    sim.sched.set_ratelimit_us(4000).unwrap();
+    assert_eq!(sim.sched.ratelimit_us(), 4000);
+    sim.spin(256);
+    sim.spin(256);
+    let io = sim.add(Work::Bursts { burst: 200 * US, gap: 10 * MS }, Params::default(), CpuSet::ALL);
+    sim.run(S);
+    sim.forget_waits();
+    sim.run(20 * S);
+    let waited = sim.tasks[&io].worst_wait;
+    assert!((3 * MS..=4 * MS + 100 * US).contains(&waited), "it waited {} µs once", waited / US);
+    sim.sched.set_ratelimit_us(0).unwrap();
+    sim.run(S);
+    sim.forget_waits();
+    sim.run(20 * S);
+    assert!(sim.tasks[&io].worst_wait <= 100 * US);
+}
+
 /// Several of them may wake together: each waits for the bursts of the others at most.
 #[test]
 fn waking_vcpus_wait_for_each_other_only() {
