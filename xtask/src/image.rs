@@ -126,8 +126,8 @@ impl Content {
     }
 }
 
-/// The hypervisor's command line: the first serial port is its console.
-pub const HYPERVISOR_ARGS: &str = "console=com1 com1=115200 dom0_mem=128M";
+/// The hypervisor's command line: the first serial port is its console, and the screen shows the same.
+pub const HYPERVISOR_ARGS: &str = "console=com1,vga com1=115200 vga=keep dom0_mem=128M";
 /// dom0's memory in MiB without files that a user adds, as in [`HYPERVISOR_ARGS`].
 pub const DOM0_MIB: u64 = 128;
 /// dom0's command line.
@@ -215,8 +215,7 @@ fn fill(step: &Step, draft: &Path, built: &Built, content: &Content, kept: Optio
     step.detail("EFI system partition");
     let menu = work.join("grub.cfg");
     // ours has no use for a screen
-    let has_screen = content.dom0.is_some();
-    cmd::write(&menu, grub::menu(&content.hypervisor_args, &content.dom0_args, has_screen).as_bytes())?;
+    cmd::write(&menu, grub::menu(&content.hypervisor_args, &content.dom0_args).as_bytes())?;
     let loader = grub::for_uefi(&work)?;
     let fat = Fat { image: format!("{}@@{}", draft.display(), disk.offset(efi)) };
     fat.format(disk.sectors(efi))?;

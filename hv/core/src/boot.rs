@@ -3,13 +3,13 @@
 use crate::domain::dom0::{self, Plan};
 use crate::mm::frames;
 use crate::{acpi_setup, console, dom0_size, efi, irq, run};
-use hv_machine::boot::BootInfo;
+use hv_machine::boot::{BootInfo, Screen};
 use hv_machine::heap;
 use hv_machine::x86_64::start::{self, ModuleBytes, Started};
 use hv_machine::x86_64::{apic, clock, smp, speculation, uart};
 
 /// The options that mean something here. Xen has more, and ignores those that it doesn't know after a word in the log.
-const OPTIONS: [&str; 9] = [
+const OPTIONS: [&str; 10] = [
     "com1",
     "com2",
     "console",
@@ -19,6 +19,7 @@ const OPTIONS: [&str; 9] = [
     "loglvl",
     "maxcpus",
     "noreboot",
+    "vga",
 ];
 
 fn log_unknown(info: &BootInfo) {
@@ -30,7 +31,19 @@ fn log_unknown(info: &BootInfo) {
     }
 }
 
-/// The serial console's settings: `console=none`, `com1=BAUD`, `com2=BAUD`.
+/// Whether the console is (also) there: all of these without `console=LIST`, as on Xen.
+fn console_has(info: &BootInfo, name: &str) -> bool {
+    info.option("console").is_none_or(|list| list.split(',').any(|word| word.starts_with(name)))
+}
+
+/// The screen. Loaders that tell of none left the text mode of a PC on, unless the firmware is EFI.
+fn screen(info: &BootInfo) -> Option<Screen> {
+    const TEXT: Screen =
+        Screen { address: 0xb8000, pitch: 160, width: 80, height: 25, depth: 16, colours: None };
+    info.screen.clone().or_else(|| info.efi.is_none().then_some(TEXT))
+}
+
+/// The serial console's settings: `com1=BAUD`, `com2=BAUD`.
 fn serial(info: &BootInfo) {
     let baud = |name| info.option(name).and_then(|v| v.split(',').next()?.parse().ok());
     if let Some(b) = baud("com2").filter(|_| info.option("console").is_some_and(|c| c.contains("com2"))) {
@@ -38,9 +51,7 @@ fn serial(info: &BootInfo) {
     } else {
         uart::init(0x3f8, baud("com1").unwrap_or(115_200));
     }
-    if info.option("console") == Some("none") {
-        console::set_serial(false);
-    }
+    console::set_serial(console_has(info, "com"));
 }
 
 fn level(info: &BootInfo) -> log::LevelFilter {
@@ -79,6 +90,8 @@ pub fn boot(started: Started) -> ! {
     serial(info);
     console::init(level(info));
     console::init_ring();
+    let screen = screen(info);
+    let shown = console::set_screen(screen.as_ref().filter(|_| console_has(info, "vga")));
     log::info!("Oxen {} ({}), {}", env!("CARGO_PKG_VERSION"), info.protocol, &*info.cmdline);
     log::info!(
         "memory: {} MiB in {} ranges, {} KiB kept; TSC {}.{:03} MHz",
@@ -116,7 +129,7 @@ pub fn boot(started: Started) -> ! {
         max_frames,
         vcpus: dom0_size::vcpus(option("dom0_max_vcpus"), cpus.len() as u32),
         is_pinned: info.option("dom0_vcpus_pin").is_some(),
-        screen: info.screen.as_ref(),
+        screen: screen.as_ref(),
         is_efi: efi::table().is_some(),
         kept: run::KEPT.call_once(|| found.kept),
     });
@@ -126,6 +139,10 @@ pub fn boot(started: Started) -> ! {
     kernel.free();
     if let Some(r) = ramdisk {
         r.free();
+    }
+    if shown && !info.option("vga").is_some_and(|words| words.split(',').any(|word| word == "keep")) {
+        log::info!("the screen is dom0's from here on");
+        console::set_screen(None);
     }
     smp::run_on_own_stack(run::cpu_loop)
 }

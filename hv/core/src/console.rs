@@ -1,16 +1,18 @@
-//! The machine's console: the serial line, the log ring behind `xl dmesg`, and the control domain's
-//! input and output through it.
+//! The machine's console: the serial line, the screen until the control domain takes it over, the log ring behind
+//! `xl dmesg`, and the control domain's input and output through it.
 //!
-//! What the hypervisor prints goes to the line and into the ring; what the control domain does goes to the line alone, or
+//! What the hypervisor prints is shown and goes into the ring; what the control domain does is only shown, or
 //! a reader of the ring who prints it there would never come to its end. Guests' complaints are rate-limited so that no
 //! guest can hold a CPU at the speed of a serial line or push the log's history out.
 
+use crate::screen::Screen;
 use alloc::boxed::Box;
 use alloc::vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use hv_machine::boot;
 use hv_machine::lock::{Mutex, rank};
-use hv_machine::x86_64::{clock, uart};
+use hv_machine::x86_64::{clock, screen, uart};
 
 /// Bytes of log kept.
 const RING: usize = 32 << 10;
@@ -19,6 +21,7 @@ const INPUT: usize = 512;
 
 struct Console {
     ring: Option<Box<[u8]>>,
+    screen: Option<Screen<screen::Memory>>,
     /// Bytes ever written.
     written: u64,
     /// Bytes before this were cleared by a reader.
@@ -26,9 +29,11 @@ struct Console {
     input: heapless::Deque<u8, INPUT>,
 }
 
-static CONSOLE: Mutex<Console> =
-    Mutex::new(rank::LOG, Console { ring: None, written: 0, cleared: 0, input: heapless::Deque::new() });
-/// Whether the hypervisor's console is on the serial line (`console=com1`; `console=none` turns it off).
+static CONSOLE: Mutex<Console> = Mutex::new(
+    rank::LOG,
+    Console { ring: None, screen: None, written: 0, cleared: 0, input: heapless::Deque::new() },
+);
+/// Whether the hypervisor's console is on the serial line (`console=com1`).
 static SERIAL: AtomicBool = AtomicBool::new(true);
 
 impl Console {
@@ -49,6 +54,9 @@ impl Console {
     fn print(&mut self, bytes: &[u8]) {
         if SERIAL.load(Relaxed) {
             uart::write(bytes);
+        }
+        if let Some(screen) = &mut self.screen {
+            screen.print(bytes);
         }
     }
 
@@ -106,17 +114,29 @@ pub fn set_serial(on: bool) {
     SERIAL.store(on, Relaxed);
 }
 
+/// Shows on a screen what is printed from now on; no more where it is `None`. Whether it is one that can be used.
+pub fn set_screen(of: Option<&boot::Screen>) -> bool {
+    let screen = of.and_then(|of| Screen::new(of, screen::map(of)?));
+    let usable = screen.is_some();
+    let before = core::mem::replace(&mut CONSOLE.lock().screen, screen);
+    drop(before);
+    usable
+}
+
 /// Output of a domain, as it is.
 pub fn write(bytes: &[u8]) {
     CONSOLE.lock().print(bytes);
 }
 
-/// Last words: goes to the line without waiting for a lock that may never come free.
+/// Last words: goes to the line without waiting for a lock that may never come free, and to the screen if it is.
 pub fn panic_write(args: fmt::Arguments<'_>) {
     struct Raw;
     impl Write for Raw {
         fn write_str(&mut self, s: &str) -> fmt::Result {
             uart::write(s.as_bytes());
+            if let Some(Console { screen: Some(screen), .. }) = CONSOLE.try_lock().as_deref_mut() {
+                screen.print(s.as_bytes());
+            }
             Ok(())
         }
     }

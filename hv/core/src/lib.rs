@@ -1,6 +1,6 @@
 //! The hypervisor's decisions.
 //!
-//! The parts that decide without a machine (`emul`, `event`, `sched`, `time`, `grant`, `ranges`) are compiled and tested on the
+//! The parts that decide without a machine (`emul`, `event`, `sched`, `time`, `grant`, `ranges`, `screen`) are compiled and tested on the
 //! host; the rest wires them to the CPU and is compiled for the target alone.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod event;
 pub mod grant;
 pub mod ranges;
 pub mod sched;
+pub mod screen;
 pub mod time;
 pub mod topology;
 

@@ -78,12 +78,8 @@ fn make(format: &str, prefix: &str, drivers: &[&str], output: &Path) -> Result<(
 }
 
 /// The menu: one entry, started after a second in which Escape shows it. A machine without a serial port
-/// boots too, and its screen tells why it stays empty; `has_screen`: a dom0 that uses one gets it.
-pub fn menu(hypervisor_args: &str, dom0_args: &str, has_screen: bool) -> String {
-    let (payload, hint) = match has_screen {
-        true => ("auto", ""),
-        false => ("text", "echo \"Oxen's console is the first serial port, 115200 8N1.\""),
-    };
+/// boots too: its screen shows all, but nobody can type.
+pub fn menu(hypervisor_args: &str, dom0_args: &str) -> String {
     format!(
         r#"if serial --unit=0 --speed=115200; then
     terminal_input console serial
@@ -92,8 +88,8 @@ fi
 set timeout_style=hidden
 set timeout=1
 menuentry "Oxen" {{
-    {hint}
-    set gfxpayload={payload}
+    echo "Oxen's console is the first serial port, 115200 8N1. The screen shows it as well."
+    set gfxpayload=auto
     multiboot2 /oxen {hypervisor_args}
     module2 /dom0 {dom0_args}
     module2 /dom0.tar

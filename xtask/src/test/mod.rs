@@ -9,6 +9,7 @@ mod lab;
 mod medium;
 pub mod peer;
 mod scenarios;
+mod screen;
 mod site;
 mod userland;
 

@@ -152,7 +152,7 @@ pub(super) fn init(stack: u64) -> Result<(), &'static str> {
     }
     super::speculation::init();
     // PAT as Xen gives it to PV guests (their kernels assume these eight types).
-    // SAFETY: the hypervisor's own mappings use only entries 0 (write-back) and 3 (uncached).
+    // SAFETY: the hypervisor's own mappings use only entries 0 (write-back), 3 (uncached) and, from here on, 4 (write-combining).
     unsafe { wrmsr(msr::PAT, 0x0000_0501_0007_0406) };
     Ok(())
 }

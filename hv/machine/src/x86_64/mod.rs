@@ -12,6 +12,7 @@ pub mod mmio;
 pub mod paging;
 pub mod percpu;
 pub mod port;
+pub mod screen;
 pub mod smp;
 pub mod speculation;
 pub mod start;
@@ -52,6 +53,10 @@ pub mod layout {
     pub const M2P: u64 = 0xffff_8000_0000_0000;
     /// Memory-mapped devices of the hypervisor: LAPIC, IOAPICs, HPET, MMCONFIG.
     pub const MMIO: u64 = 0xffff_8180_0000_0000;
+    /// The screen's memory.
+    pub const SCREEN: u64 = 0xffff_8190_0000_0000;
+    /// End of what it may take.
+    pub const SCREEN_END: u64 = SCREEN + (1 << 30);
     /// Per-CPU windows, 2 MiB apart.
     pub const PERCPU: u64 = 0xffff_8200_0000_0000;
     /// The image (images/hv.ld `VIRT`): link address = physical address + this.

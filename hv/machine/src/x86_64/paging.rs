@@ -14,8 +14,12 @@ const US: u64 = 4;
 const PCD_PWT: u64 = 0x18;
 const AD: u64 = 0x60;
 const PSE: u64 = 0x80;
+/// Of a 2 MiB entry: a type from the upper half of the PAT, the first of which is write-combining (`cpu::init`).
+const PAT_LARGE: u64 = 0x1000;
 const G: u64 = 0x100;
 const NX: u64 = 1 << 63;
+/// Bytes that an entry of level 2 maps.
+pub const LARGE: u64 = 2 << 20;
 const ADDR: u64 = 0x000f_ffff_ffff_f000;
 
 static ROOT: AtomicU64 = AtomicU64::new(0);
@@ -131,6 +135,24 @@ pub fn map_mmio(phys: u64, pages: u64) -> Option<u64> {
         unsafe { e.write_volatile((phys & ADDR) + (i << 12) | P | RW | AD | PCD_PWT | G | NX) };
     }
     Some(layout::MMIO + (first << 12) + (phys & 0xfff))
+}
+
+/// Maps the screen's memory, whole pages of [`LARGE`] bytes, so that writes are gathered; returns its address. At boot
+/// alone: there is one window for it (`None`: it is in use), and no other CPU or guest has looked there yet.
+pub fn map_screen(phys: core::ops::Range<u64>, alloc: &mut dyn FnMut() -> u64) -> Option<u64> {
+    let first = entry(idle_root(), layout::SCREEN, 2, 0, alloc);
+    // SAFETY: `first` is an entry of one of the hypervisor's tables.
+    if unsafe { first.read_volatile() } & P != 0
+        || phys.end - phys.start > layout::SCREEN_END - layout::SCREEN
+    {
+        return None;
+    }
+    for (va, at) in (layout::SCREEN..).step_by(LARGE as usize).zip(phys.step_by(LARGE as usize)) {
+        let e = entry(idle_root(), va, 2, 0, alloc);
+        // SAFETY: an entry of the window, which nobody uses before this function has returned.
+        unsafe { e.write_volatile(at | P | RW | AD | PSE | PAT_LARGE | G | NX) };
+    }
+    Some(layout::SCREEN)
 }
 
 /// Maps the per-CPU window's own pages for `cpu`: stacks, block, its page of the GDT. Returns the
