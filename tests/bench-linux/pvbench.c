@@ -4,25 +4,16 @@
  *   pvbench boot                          set the boot marker, print the time-stamp counter
  *   pvbench [-r rounds] [row-prefix ...]  run all rows, or those whose names begin so
  *
- * Each row runs a fixed number of iterations per round, after one warm-up round.
- * Output per row:  PB <name> <median ns per operation> <operations in all rounds>
+ * What a row is, and what is printed of it, is told in rows.h; marker 3: userspace reached.
  * Rows that move data count each 4 KiB as an operation.
- * A marker instruction (a long NOP with a magic displacement) brackets the timed part
- * of each round so that an emulator plugin can count instructions for it: 1 start, 2 stop,
- * 5 row done, 6 forget (warm-up), 3 userspace reached.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -37,30 +28,10 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
-#define MARK(id) __asm__ volatile("nopl 0x50420000+" #id "(%%rax)" ::: "memory")
-
-static uint64_t now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + t.tv_nsec;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "pvbench: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-#define CHK(x, what) ({ __auto_type v_ = (x); if ((long)v_ == -1) die(what); v_; })
+#include "rows.h"
 
 static char self[256] = "/bin/pvbench";
 static const char *tmpdir = "/tmp";
-static uint64_t t_acc;          /* time accumulated between START and STOP */
-static uint64_t t_mark;
-static void START(void) { MARK(1); t_mark = now(); }
-static void STOP(void)  { t_acc += now() - t_mark; MARK(2); }
-
-/* ---- rows: each gets an iteration count and must START/STOP around the work ---- */
 
 static volatile uint64_t sink;
 
@@ -654,11 +625,11 @@ static void r_forks(long n)      /* a configure-like script: many short processe
 }
 static void r_gzip(long n)       /* dd | gzip | md5sum over a fixed tree: pipe and computation */
 {
+    mapfile();
     script("i=0; while [ $i -lt $N ]; do i=$((i+1)); dd if=pvb.map bs=64k count=8 2>/dev/null | "
            "gzip -1 | md5sum > t.sum; done", n);
 }
 
-struct row { const char *name; void (*fn)(long); long n; const char *base; };
 static const struct row rows[] = {
     { "ctl.cpu", r_cpu, 2000000 },
     { "ctl.chase", r_chase, 2000000 },
@@ -707,19 +678,6 @@ static const struct row rows[] = {
     { "macro.forks", r_forks, 20 },
     { "macro.gzip", r_gzip, 2 },
 };
-#define NROWS (sizeof rows / sizeof *rows)
-
-static int cmpd(const void *a, const void *b)
-{
-    double x = *(double *)a, y = *(double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static int wanted(const char *name, int ac, char **av)
-{
-    for (int j = 0; j < ac; j++) if (!strncmp(name, av[j], strlen(av[j]))) return 1;
-    return ac == 0;
-}
 
 int main(int ac, char **av)
 {
@@ -744,36 +702,5 @@ int main(int ac, char **av)
     snprintf(d, sizeof d, "%s/d", tmpdir);
     mkdir(d, 0755);
     signal(SIGPIPE, SIG_IGN);
-    setvbuf(stdout, 0, _IOFBF, 1 << 16);
-
-    static double med[NROWS];
-    static long did[NROWS];
-    for (size_t i = 0; i < NROWS; i++) {
-        int run = wanted(rows[i].name, ac, av);
-        /* a row that subtracts a base needs the base */
-        for (size_t k = 0; k < NROWS; k++)
-            if (rows[k].base && !strcmp(rows[k].base, rows[i].name)) run |= wanted(rows[k].name, ac, av);
-        if (!run) continue;
-        long n = rows[i].n;
-        if (rows[i].fn == r_gzip) mapfile();
-        double v[64];
-        for (int r = -1; r < rounds; r++) {
-            t_acc = 0;
-            rows[i].fn(n);
-            if (r < 0) { MARK(6); continue; }
-            v[r] = (double)t_acc / n;
-        }
-        qsort(v, rounds, sizeof *v, cmpd);
-        med[i] = v[rounds / 2];
-        did[i] = n * rounds;
-        MARK(5);
-    }
-    for (size_t i = 0; i < NROWS; i++) {
-        if (!did[i]) continue;
-        double sub = 0;
-        if (rows[i].base)
-            for (size_t k = 0; k < NROWS; k++) if (!strcmp(rows[k].name, rows[i].base)) sub = med[k];
-        printf("PB %s %.2f %ld\n", rows[i].name, med[i] - sub, did[i]);
-    }
-    return 0;
+    return run(rows, sizeof rows / sizeof *rows, rounds, ac, av);
 }

@@ -3,15 +3,17 @@
 //! `pvbench` tells each row's time, which counts instructions here. A QEMU plugin counts those of the hypervisor
 //! apart, by their addresses: the 64-bit PV interface reserves a range that nobody else executes in.
 
+pub mod io;
 mod mix;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Waits;
 use crate::build::{self, Built};
 use crate::image::Content;
 use crate::machine::{COUNTING_CPU, Options};
@@ -42,13 +44,8 @@ struct Row {
 
 /// Runs the rows whose names begin with one of `rows`, or all, everywhere.
 pub fn compared(rows: &[String]) -> Result<Compared> {
-    let kernel = paths::out().join("vmlinuz");
-    std::fs::copy(peer::Linux::Generic.bzimage()?, &kernel)?;
-    let plugin = compiled("cc", "insnmix.c", "insnmix.so", &["-shared", "-fPIC", "-fvisibility=hidden"])?;
-    // the kernel's own headers lie beside those of the other C library
-    let headers = ["-static", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"];
-    let programs =
-        [("bin/pvbench".into(), cmd::read(&compiled("musl-gcc", "pvbench.c", "pvbench", &headers)?)?)];
+    let (kernel, plugin) = (dom0_kernel()?, plugin()?);
+    let programs = [("bin/pvbench".into(), cmd::read(&program("pvbench")?)?)];
     let script = cmd::read(&sources().join("init.sh"))?;
     let ramdisk = initramfs::with_files("bench-linux", &String::from_utf8(script)?, &programs)?;
     let bench = Bench { plugin, arguments: format!("quiet panic=-1 pvb.args={}", rows.join(",")) };
@@ -92,9 +89,8 @@ impl Bench {
     fn run(&self, name: &str, options: Options<'_>) -> Result<Told> {
         let step = Step::new(&format!("measuring Linux, {name}"));
         let counted = paths::logs()?.join(format!("bench-linux-{name}.mix"));
-        let mut options = super::counting(Options { cpu: COUNTING_CPU, ..options });
-        let plugin = format!("{},out={}", self.plugin.display(), counted.display());
-        options.more.extend(["-plugin", &plugin, "-seed", "1"].map(String::from));
+        let mut options = super::counting(Options { cpu: COUNTING_CPU, ..options }, Waits::Skipped);
+        options.more.extend(plugin_arguments(&self.plugin, &counted));
         let mut machine = super::start(options, &format!("bench-linux-{name}"))?;
         let end = machine.wait_at_most(PATIENCE, "PI exit ")?;
         ensure!(end.ends_with("PI exit 0"), "pvbench failed: {end}");
@@ -111,6 +107,31 @@ fn sources() -> PathBuf {
     paths::root().join("tests/bench-linux")
 }
 
+/// The kernel as a file whose name has no space in it, as a module's must not: the cache folder's may.
+fn dom0_kernel() -> Result<PathBuf> {
+    let kernel = paths::out().join("vmlinuz");
+    std::fs::copy(peer::Linux::Generic.bzimage()?, &kernel)?;
+    Ok(kernel)
+}
+
+/// QEMU's plugin that counts.
+fn plugin() -> Result<PathBuf> {
+    compiled("cc", "insnmix.c", "insnmix.so", &["-shared", "-fPIC", "-fvisibility=hidden"])
+}
+
+/// QEMU's arguments for `plugin`, which writes to `counted`.
+fn plugin_arguments(plugin: &Path, counted: &Path) -> [String; 4] {
+    let plugin = format!("{},out={}", plugin.display(), counted.display());
+    ["-plugin".into(), plugin, "-seed".into(), "1".into()]
+}
+
+/// The program `name`, to run on Linux without libraries.
+fn program(name: &str) -> Result<PathBuf> {
+    // the kernel's own headers lie beside those of the other C library
+    let headers = ["-static", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"];
+    compiled("musl-gcc", &format!("{name}.c"), name, &headers)
+}
+
 /// Compiles a program of [`sources`] into `target/oxen`.
 fn compiled(compiler: &str, source: &str, name: &str, arguments: &[&str]) -> Result<PathBuf> {
     let file = paths::out().join(name);
@@ -122,31 +143,41 @@ fn compiled(compiler: &str, source: &str, name: &str, arguments: &[&str]) -> Res
 
 /// Puts together what pvbench said on the console and what the plugin counted.
 fn told(said: &str, counted: &str) -> Result<Told> {
-    let word = |name: &str| {
-        let found = said.lines().find_map(|line| line.split_once(&format!("PI {name} ")));
-        found
-            .map(|(_, value)| value.trim().to_string())
-            .with_context(|| format!("Linux has not told its {name}"))
-    };
     let marks = mix::marks(counted)?;
-    let tsc: u64 = word("tsc")?.parse().context("PI tsc")?;
+    let tsc: u64 = word(said, "tsc")?.parse().context("PI tsc")?;
     let boot = marks.userspace.since(&marks.kernel);
     let mut rows = vec![
         Row { name: "boot.poweron".into(), ns: tsc as f64, inside: marks.userspace.per(1) },
         Row { name: "boot.kernel".into(), ns: boot.all as f64, inside: boot.per(1) },
     ];
+    rows.extend(paired(said, &marks.rows)?);
+    Ok(Told { kernel: word(said, "kernel")?, hypervisor: word(said, "hypervisor")?, rows })
+}
+
+/// What Linux said of `name`.
+fn word(said: &str, name: &str) -> Result<String> {
+    let found = said.lines().find_map(|line| line.split_once(&format!("PI {name} ")));
+    found.map(|(_, value)| value.trim().to_string()).with_context(|| format!("Linux has not told its {name}"))
+}
+
+/// The rows that a program said on the console, with what the plugin counted of them.
+fn paired(said: &str, counted: &[Counts<u64>]) -> Result<Vec<Row>> {
     // firmware's or the hypervisor's text may stand before it on the line
-    let lines = said.lines().filter_map(|line| line.split_once("PB ").map(|(_, row)| row));
-    let mut counts = marks.rows.iter();
-    for line in lines {
+    let lines: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once("PB ").map(|(_, row)| row)).collect();
+    ensure!(
+        !lines.is_empty() && lines.len() == counted.len(),
+        "{} rows told, {} counted",
+        lines.len(),
+        counted.len()
+    );
+    let row = |(line, counts): (&str, &Counts<u64>)| {
         let mut words = line.split_whitespace();
         let row = (|| Some((words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?)))();
         let (name, ns, operations) = row.with_context(|| format!("not a row: {line}"))?;
-        let counts = counts.next().with_context(|| format!("the plugin has not counted {name}"))?;
-        rows.push(Row { name: name.into(), ns, inside: counts.per(operations) });
-    }
-    ensure!(counts.next().is_none() && rows.len() > 2, "the plugin counted rows that pvbench has not told");
-    Ok(Told { kernel: word("kernel")?, hypervisor: word("hypervisor")?, rows })
+        Ok(Row { name: name.into(), ns, inside: counts.per(operations) })
+    };
+    lines.into_iter().zip(counted).map(row).collect()
 }
 
 #[cfg(test)]

@@ -65,6 +65,36 @@ const FILES: &[&str] = &[
 /// Folders whose shared libraries are taken.
 const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu/", "usr/lib/x86_64-linux-gnu/"];
 
+/// What dom0's first process begins with: a shell with the usual folders, the modules, the bridge `xenbr0` to the first
+/// network card with dom0's address 10.0.2.10, and the toolstack's daemons. It tells on the way what dom0 may do.
+pub const START: &str = r#"export PATH=/usr/lib/xen-4.17/bin:/usr/bin:/bin
+mkdir -p /proc /sys /dev /tmp /run/xen /run/lock /root /sbin /usr/sbin /var/log/xen /var/lib/xen /var/lock
+/bin/busybox --install -s /bin
+ln -s /run /var/run
+ln -s /bin/busybox /bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir /dev/pts
+mount -t devpts devpts /dev/pts
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
+while read module; do insmod $module; done < /etc/modules
+mount -t xenfs xenfs /proc/xen
+echo "capabilities: $(cat /proc/xen/capabilities)"
+ip link set lo up
+ip link add xenbr0 type bridge
+ip link set eth0 master xenbr0
+ip link set eth0 up
+ip link set xenbr0 up
+ip addr add 10.0.2.10/24 dev xenbr0
+xenstored --pid-file=/run/xenstored.pid
+xen-init-dom0
+xenconsoled --pid-file=/run/xenconsoled.pid
+"#;
+
 /// The kernel's modules to take, with those that they need.
 const MODULES: &[&str] = &[
     "virtio_pci",
@@ -74,6 +104,7 @@ const MODULES: &[&str] = &[
     "sd_mod",
     "e1000",
     "loop",
+    "brd",
     "bridge",
     "xen_evtchn",
     "xen_gntdev",

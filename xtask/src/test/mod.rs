@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every crate's tests on this host, then scenarios on whole machines in QEMU.
 
 pub mod crowd;
-mod debian;
+pub mod debian;
 mod host;
 pub mod initramfs;
 mod kit;

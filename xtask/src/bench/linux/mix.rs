@@ -53,14 +53,19 @@ pub struct Marks {
 /// # Errors
 /// A mark is missing, or a line is not as it should be.
 pub fn marks(text: &str) -> Result<Marks> {
-    let lines = |start: &'static str| text.lines().filter(move |line| line.starts_with(start)).map(counts);
-    let one =
-        |start: &'static str| lines(start).next().with_context(|| format!("the plugin saw no {start:?}"))?;
-    Ok(Marks {
-        kernel: one("FIRST kern ")?,
-        userspace: one("POINT 3 ")?,
-        rows: lines("ROW ").collect::<Result<_>>()?,
-    })
+    let one = |start: &'static str| {
+        lines(text, start).next().with_context(|| format!("the plugin saw no {start:?}"))?
+    };
+    Ok(Marks { kernel: one("FIRST kern ")?, userspace: one("POINT 3 ")?, rows: rows(text)? })
+}
+
+/// The rows alone of the plugin's file.
+pub fn rows(text: &str) -> Result<Vec<Counts<u64>>> {
+    lines(text, "ROW ").collect()
+}
+
+fn lines(text: &str, start: &'static str) -> impl Iterator<Item = Result<Counts<u64>>> {
+    text.lines().filter(move |line| line.starts_with(start)).map(counts)
 }
 
 fn counts(line: &str) -> Result<Counts<u64>> {

@@ -12,47 +12,19 @@ use crate::test::lab::Lab;
 use crate::test::{debian, initramfs, kit, peer};
 use crate::{cmd, paths};
 
-/// dom0's first process. Each command's words and its exit code are on the console.
-const SESSION: &str = r#"export PATH=/usr/lib/xen-4.17/bin:/usr/bin:/bin
-mkdir -p /proc /sys /dev /tmp /run/xen /run/lock /root /sbin /usr/sbin /var/log/xen /var/lib/xen /var/lock
-/bin/busybox --install -s /bin
-ln -s /run /var/run
-ln -s /bin/busybox /bin/sh
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs dev /dev
-mkdir /dev/pts
-mount -t devpts devpts /dev/pts
-ln -s /proc/self/fd /dev/fd
-ln -s fd/0 /dev/stdin
-ln -s fd/1 /dev/stdout
-ln -s fd/2 /dev/stderr
-while read module; do insmod $module; done < /etc/modules
-mount -t xenfs xenfs /proc/xen
-echo "capabilities: $(cat /proc/xen/capabilities)"
-
-try() { echo "+ $*"; "$@"; echo "= $?"; }
+/// What dom0's first process does then. Each command's words and its exit code are on the console.
+const SESSION: &str = r#"try() { echo "+ $*"; "$@"; echo "= $?"; }
 finish() {
     echo "complaints begin"
     dmesg -r | grep '^<[0-4]>'
     echo "complaints end"
     reboot -f
 }
-ip link set lo up
-ip link add xenbr0 type bridge
-ip link set eth0 master xenbr0
-ip link set eth0 up
-ip link set xenbr0 up
-ip addr add 10.0.2.10/24 dev xenbr0
 ip link set eth1 up
 ip addr add 10.0.3.10/24 dev eth1
 echo "net $(basename $(readlink /sys/class/net/eth1/device/driver)), disk $(basename $(readlink /sys/block/sda/device/driver))"
 try cmp -n 8388608 /dev/sda /dev/vda
 try ping -c 3 -W 20 10.0.3.2
-
-xenstored --pid-file=/run/xenstored.pid
-xen-init-dom0
-xenconsoled --pid-file=/run/xenconsoled.pid
 try xl info
 try xl list
 if grep -q brief /proc/cmdline; then finish; fi
@@ -290,7 +262,7 @@ fn built() -> Result<Built> {
     let mut ramdisk = cmd::read(&debian::userland()?)?;
     ramdisk.extend(cmd::read(&debian::modules()?)?);
     ramdisk.extend(files.end());
-    ramdisk.extend(cmd::read(&initramfs::write("xl", SESSION)?)?);
+    ramdisk.extend(cmd::read(&initramfs::write("xl", &format!("{}{SESSION}", debian::START))?)?);
     let file = paths::out().join("debian.cpio");
     cmd::write(&file, &ramdisk)?;
     Ok(Built { dom0, ramdisk: file, ..kit::built()?.clone() })
