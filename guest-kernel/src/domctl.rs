@@ -82,6 +82,12 @@ pub fn fill_hypercall_page(domain: DomId, frame: Gfn) -> Result<()> {
         .map(drop)
 }
 
+/// How a domain sees the time-stamp counter: one of xl.cfg's `tsc_mode`.
+pub fn set_tsc_mode(domain: DomId, mode: u32) -> Result<()> {
+    let arg = DomctlTscInfo { tsc_mode: mode, ..Default::default() };
+    simple(XEN_DOMCTL_SETTSCINFO, domain, |d| d.set_tsc_info(arg)).map(drop)
+}
+
 /// A vcpu's state.
 pub fn vcpu_info(domain: DomId, vcpu: VcpuId) -> Result<DomctlGetvcpuinfo> {
     let arg = DomctlGetvcpuinfo { vcpu, ..Default::default() };

@@ -30,6 +30,7 @@ pub struct Domain {
     pub hypercall_page: Option<Mfn>,
     pub grant_frame: Mfn,
     pub max_kib: u64,
+    pub tsc_mode: u32,
     pub share: Option<Share>,
     pub pauses: u32,
     ports: u32,
@@ -182,6 +183,9 @@ impl Hypervisor for Fake {
     }
     fn set_affinity(&self, domain: DomId, _: u32, _: &[u32]) -> Result<(), Errno> {
         self.on(domain, |_| Ok(()))
+    }
+    fn set_tsc_mode(&self, domain: DomId, mode: u32) -> Result<(), Errno> {
+        self.on(domain, |d| Ok(d.tsc_mode = mode))
     }
     fn share(&self, domain: DomId) -> Result<Share, Errno> {
         self.on(domain, |d| Ok(d.share.unwrap_or(Share { weight: 256, cap: 0 })))

@@ -152,6 +152,8 @@ pub trait Hypervisor {
     fn set_context(&self, domain: DomId, context: &VcpuGuestContext) -> Result<(), Errno>;
     /// Restricts a vcpu to some CPUs.
     fn set_affinity(&self, domain: DomId, vcpu: u32, cpus: &[u32]) -> Result<(), Errno>;
+    /// How it sees the time-stamp counter, by the number of xl.cfg's `tsc_mode`.
+    fn set_tsc_mode(&self, domain: DomId, mode: u32) -> Result<(), Errno>;
     /// Its share of CPU time.
     fn share(&self, domain: DomId) -> Result<Share, Errno>;
     /// Changes its share of CPU time.

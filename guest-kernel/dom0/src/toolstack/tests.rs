@@ -32,7 +32,7 @@ fn kernel() -> Vec<u8> {
 }
 
 const CONFIG: &str = "name='web'\nkernel='/boot/web'\nramdisk='/boot/rd'\nmemory=8\nextra='a b'
-cpus='0'\ncpu_weight=512\ndisk=['phy:site,xvda,r']\nvif=['bridge=br0,ip=10.0.0.2']\non_crash='preserve'";
+cpus='0'\ncpu_weight=512\ntsc_mode='native'\ndisk=['phy:site,xvda,r']\nvif=['bridge=br0,ip=10.0.0.2']\non_crash='preserve'";
 
 fn machine() -> Bench {
     bench(&[
@@ -99,6 +99,7 @@ fn a_domain_finds_everything_where_the_interface_says() {
     let grants = domain.frames[&domain.grant_frame.0].borrow();
     assert_eq!(grants[12..16], (info.store_mfn.0 as u32).to_le_bytes());
     assert_eq!(domain.share.unwrap().weight, 512);
+    assert_eq!(domain.tsc_mode, 2);
     assert!(!domain.info.paused && domain.hypercall_page.is_some());
 
     let get =

@@ -100,6 +100,10 @@ impl Hypervisor for Xen {
         domctl::set_vcpu_affinity(domain, VcpuId(vcpu), cpus)
     }
 
+    fn set_tsc_mode(&self, domain: DomId, mode: u32) -> Result<(), Errno> {
+        domctl::set_tsc_mode(domain, mode)
+    }
+
     fn share(&self, domain: DomId) -> Result<Share, Errno> {
         let share = domctl::share(domain, sysctl::scheduler()?)?;
         Ok(Share { weight: share.weight, cap: share.cap })

@@ -77,11 +77,12 @@ impl Bench {
         Ok(Self { plugin: super::plugin()?, program, kernel, initramfs, rows: rows.join(",") })
     }
 
-    /// A guest's configuration: `number` tells it from the others, `devices` is what it has besides the network.
+    /// A guest's configuration: `number` tells it from the others, `devices` is what it has besides the network. Xen by
+    /// itself would emulate reads of QEMU's time-stamp counter, which is not told to be invariant.
     fn config(&self, name: &str, number: u8, words: &str, devices: &str) -> Vec<u8> {
         format!(
             "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/boot/vmlinuz\"\nramdisk = \"/boot/guest.cpio\"\n\
-             memory = 128\nvif = [ 'mac=00:16:3e:00:00:{number},bridge=xenbr0' ]\n{devices}\n\
+             memory = 128\ntsc_mode = \"native\"\nvif = [ 'mac=00:16:3e:00:00:{number},bridge=xenbr0' ]\n{devices}\n\
              extra = \"console=hvc0 quiet ipv6.disable=1 pvio.address=10.0.2.{number} {words}\"\n"
         )
         .into_bytes()

@@ -90,6 +90,9 @@ pub fn build<H: Hypervisor>(
             hypervisor.set_affinity(domain, vcpu, cpus).map_err(failed("cannot set cpus"))?;
         }
     }
+    if let Some(mode) = config.tsc_mode {
+        hypervisor.set_tsc_mode(domain, mode).map_err(failed("cannot set tsc_mode"))?;
+    }
     if config.cpu_weight.is_some() || config.cap.is_some() {
         let share = hypervisor.share(domain).map_err(failed("cannot get the domain's share of CPU time"))?;
         let weight = config.cpu_weight.unwrap_or(share.weight);

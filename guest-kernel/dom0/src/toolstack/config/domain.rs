@@ -47,6 +47,8 @@ pub struct DomainConfig {
     pub cpu_weight: Option<u16>,
     /// Most CPU time in percent of one CPU; 0 is no limit.
     pub cap: Option<u16>,
+    /// How it sees the time-stamp counter, by the number of the mode; as the hypervisor has it else.
+    pub tsc_mode: Option<u32>,
     /// Disks.
     pub disks: Vec<Disk>,
     /// Network interfaces.
@@ -79,12 +81,16 @@ const KEYS: &[&str] = &[
     "cpus",
     "cpu_weight",
     "cap",
+    "tsc_mode",
     "disk",
     "vif",
     "on_poweroff",
     "on_reboot",
     "on_crash",
 ];
+
+/// Values of `tsc_mode`, each under its number, which may stand for it (xl.cfg.5).
+const TSC_MODES: [&str; 4] = ["default", "always_emulate", "native", "native_paravirt"];
 
 /// Keys of `xl` that are accepted and have no effect here.
 const WITHOUT_EFFECT: &[&str] = &[
@@ -117,7 +123,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "soundhw",
     "stdvga",
     "timer_mode",
-    "tsc_mode",
     "usb",
     "usbdevice",
     "vfb",
@@ -211,6 +216,7 @@ impl DomainConfig {
             cpus: keys.cpus()?,
             cpu_weight: keys.number("cpu_weight", 1, 65535)?.map(|weight| weight as u16),
             cap: keys.number("cap", 0, 65535)?.map(|cap| cap as u16),
+            tsc_mode: keys.parsed("tsc_mode", tsc_mode)?,
             disks: keys.each("disk", Disk::parse)?,
             vifs: keys.each("vif", Vif::parse)?,
             on_poweroff: keys.action("on_poweroff", Action::Destroy)?,
@@ -235,6 +241,14 @@ impl DomainConfig {
 struct Keys<'a> {
     settings: &'a [Setting],
     warnings: Vec<String>,
+}
+
+fn tsc_mode(text: &str) -> Result<u32, String> {
+    let by_name = TSC_MODES.iter().position(|mode| *mode == text);
+    let number = by_name.or_else(|| text.parse().ok().filter(|number| *number < TSC_MODES.len()));
+    number
+        .map(|number| number as u32)
+        .ok_or_else(|| format!("tsc_mode \"{text}\" is none of {}", TSC_MODES.join(", ")))
 }
 
 fn missing(key: &str) -> ConfigError {
@@ -433,6 +447,7 @@ vcpus = 2
 cpus = \"0-3,^1\"
 cpu_weight = 512
 cap = 50
+tsc_mode = \"native\"
 disk = [ 'phy:/dev/site,xvda,r',
          'format=raw, vdev=xvdb, access=rw, target=/dev/data', ]
 vif = [ 'bridge=br0,ip=10.0.0.2' ]
@@ -445,6 +460,7 @@ vnc = 1
         assert_eq!((config.vcpus, config.maxvcpus, config.cpus), (2, 2, Some(vec![0, 2, 3])));
         assert_eq!(config.cmdline, "root=/dev/xvda ro quiet");
         assert_eq!((config.cpu_weight, config.cap), (Some(512), Some(50)));
+        assert_eq!(config.tsc_mode, Some(2));
         assert_eq!(config.disks.iter().map(|disk| disk.number).collect::<Vec<_>>(), [51712, 51728]);
         assert_eq!(config.vifs[0].ip.as_deref(), Some("10.0.0.2"));
         assert_eq!(
@@ -478,6 +494,10 @@ vnc = 1
         assert_eq!(
             error("on_crash = 'explode'"),
             "line 4, column 12: on_crash \"explode\" is none of destroy, restart, rename-restart, preserve"
+        );
+        assert_eq!(
+            error("tsc_mode = 4"),
+            "line 4, column 12: tsc_mode \"4\" is none of default, always_emulate, native, native_paravirt"
         );
         assert_eq!(error("cpus = '3-1'"), "line 4, column 8: \"3-1\" is no list of CPUs such as \"0-3,^1\"");
         assert_eq!(DomainConfig::parse("name='x'\nmemory=1").unwrap_err().message, "\"kernel\" is missing");
