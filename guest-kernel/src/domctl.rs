@@ -71,6 +71,12 @@ pub fn info(domain: DomId) -> Result<DomctlGetdomaininfo> {
     if info.domain == domain { Ok(info) } else { Err(Errno::ESRCH) }
 }
 
+/// Sends a vcpu a non-maskable interrupt.
+pub fn send_nmi(domain: DomId, vcpu: VcpuId) -> Result<()> {
+    let nmi = DomctlSendtrigger { trigger: XEN_DOMCTL_SENDTRIGGER_NMI, vcpu: vcpu.0 };
+    simple(XEN_DOMCTL_SENDTRIGGER, domain, |d| d.set_sendtrigger(nmi)).map(drop)
+}
+
 /// Limits a domain's memory.
 pub fn set_max_memory(domain: DomId, kib: u64) -> Result<()> {
     simple(XEN_DOMCTL_MAX_MEM, domain, |d| d.set_max_mem(DomctlMaxMem { max_memkb: kib })).map(drop)

@@ -7,7 +7,7 @@ use shared_abi::domctl::DomctlGetdomaininfo;
 use shared_abi::sysctl::*;
 use shared_abi::{DomId, Errno};
 
-pub use guest_machine::control::{VersionText, build_info, version, version_text};
+pub use guest_machine::control::{VersionText, build_info, debug_keys, version, version_text};
 
 /// What a hypercall answers.
 pub type Result<T> = core::result::Result<T, Errno>;

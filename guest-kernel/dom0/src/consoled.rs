@@ -64,11 +64,13 @@ impl Backlog {
 }
 
 /// One guest's console.
+#[derive(Default)]
 pub struct Console {
     backlog: RefCell<Backlog>,
     typed: RefCell<VecDeque<u8>>,
     printed: Notify,
     wanted: Notify,
+    taken: Notify,
     ended: Cell<bool>,
 }
 
@@ -93,12 +95,20 @@ impl Console {
         self.backlog.borrow().since(0).0
     }
 
-    /// Types; what exceeds the room is lost, as on a serial line.
-    pub fn type_bytes(&self, bytes: &[u8]) {
+    /// Types as much of `bytes` as there is room for: how many of them.
+    pub fn type_bytes(&self, bytes: &[u8]) -> usize {
         let mut typed = self.typed.borrow_mut();
-        let room = TYPED_MAX - typed.len();
-        typed.extend(&bytes[..bytes.len().min(room)]);
+        let count = bytes.len().min(TYPED_MAX - typed.len());
+        typed.extend(&bytes[..count]);
         self.wanted.notify();
+        count
+    }
+
+    /// Waits until there is room for what is typed.
+    pub async fn room(&self) {
+        while self.typed.borrow().len() == TYPED_MAX {
+            self.taken.wait().await;
+        }
     }
 }
 
@@ -113,13 +123,7 @@ impl Consoles {
     pub fn add(&self, domain: DomId, ring: Mfn, port: Port) -> Result<(), Errno> {
         let page = Mapping::foreign(domain, &[Gfn(ring.0)])?;
         let channel = EventChannel::bind_interdomain(domain, port)?;
-        let console = Rc::new(Console {
-            backlog: RefCell::default(),
-            typed: RefCell::default(),
-            printed: Notify::default(),
-            wanted: Notify::default(),
-            ended: Cell::new(false),
-        });
+        let console = Rc::new(Console::default());
         let served = console.clone();
         let task = spawn(async move {
             if serve(&served, &page, &channel).await.is_err() {
@@ -170,6 +174,9 @@ async fn serve(console: &Console, page: &Mapping, channel: &EventChannel) -> Res
         }
         let sent = to.put(page, console.typed.borrow_mut().make_contiguous())?;
         console.typed.borrow_mut().drain(..sent);
+        if sent > 0 {
+            console.taken.notify();
+        }
         if moved || sent > 0 {
             channel.notify();
         }
@@ -185,6 +192,32 @@ async fn serve(console: &Console, page: &Mapping, channel: &EventChannel) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_typed_waits_for_the_guest_and_is_never_lost() {
+        guest_kernel::executor::block_on(async {
+            let console = Rc::new(Console::default());
+            let text: Vec<u8> = (0..3 * TYPED_MAX + 7).map(|n| n as u8).collect();
+            let guest = console.clone();
+            let taken = spawn(async move {
+                let mut all = Vec::new();
+                while all.len() < 3 * TYPED_MAX + 7 {
+                    let count = guest.typed.borrow().len().min(100);
+                    all.extend(guest.typed.borrow_mut().drain(..count));
+                    guest.taken.notify();
+                    guest_kernel::executor::yield_now().await;
+                }
+                all
+            });
+            let mut rest = &text[..];
+            while !rest.is_empty() {
+                rest = &rest[console.type_bytes(rest)..];
+                assert!(console.typed.borrow().len() <= TYPED_MAX);
+                console.room().await;
+            }
+            assert!(taken.await == Some(text));
+        });
+    }
 
     #[test]
     fn a_backlog_keeps_the_last_bytes_and_readers_follow_it() {

@@ -155,6 +155,14 @@ pub fn read_console(buffer: &mut [u8], index: u32, clear: bool) -> Result<(usize
     Ok(((answer.count as usize).min(buffer.len()), answer.index))
 }
 
+/// Presses keys of the hypervisor's console.
+pub fn debug_keys(keys: &mut [u8]) -> Result<()> {
+    let mut sysctl = Sysctl::new(XEN_SYSCTL_DEBUG_KEYS);
+    sysctl.set_debug_keys(SysctlDebugKeys { nr_keys: keys.len() as u32, keys: out(keys), _pad: 0 });
+    // SAFETY: the buffer is as long as is said.
+    unsafe { sysctl_raw(&mut sysctl) }
+}
+
 /// Issues a `memory_op`.
 ///
 /// # Safety

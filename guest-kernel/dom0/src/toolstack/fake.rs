@@ -33,6 +33,8 @@ pub struct Domain {
     pub tsc_mode: u32,
     pub share: Option<Share>,
     pub pauses: u32,
+    pub affinity: BTreeMap<u32, Vec<u32>>,
+    pub nmis: u32,
     ports: u32,
 }
 
@@ -44,6 +46,8 @@ pub struct Machine {
     /// Calls so far that may fail, and the one that does.
     pub calls: usize,
     pub fail_at: Option<usize>,
+    /// Keys pressed on its console.
+    pub keys: String,
 }
 
 #[derive(Clone, Default)]
@@ -181,8 +185,11 @@ impl Hypervisor for Fake {
     fn set_context(&self, domain: DomId, context: &VcpuGuestContext) -> Result<(), Errno> {
         self.on(domain, |d| Ok(d.context = Some(*context)))
     }
-    fn set_affinity(&self, domain: DomId, _: u32, _: &[u32]) -> Result<(), Errno> {
-        self.on(domain, |_| Ok(()))
+    fn set_affinity(&self, domain: DomId, vcpu: u32, cpus: &[u32]) -> Result<(), Errno> {
+        self.on(domain, |d| Ok(drop(d.affinity.insert(vcpu, cpus.to_vec()))))
+    }
+    fn send_nmi(&self, domain: DomId, vcpu: u32) -> Result<(), Errno> {
+        self.on(domain, |d| if vcpu < d.info.vcpus { Ok(d.nmis += 1) } else { Err(Errno::ESRCH) })
     }
     fn set_tsc_mode(&self, domain: DomId, mode: u32) -> Result<(), Errno> {
         self.on(domain, |d| Ok(d.tsc_mode = mode))
@@ -240,6 +247,9 @@ impl Hypervisor for Fake {
     }
     fn log(&self, _: bool) -> Result<Vec<u8>, Errno> {
         Ok(b"(XEN) log\n".to_vec())
+    }
+    fn debug_keys(&self, keys: &str) -> Result<(), Errno> {
+        Ok(self.0.borrow_mut().keys += keys)
     }
     fn wallclock(&self) -> u64 {
         1_700_000_000

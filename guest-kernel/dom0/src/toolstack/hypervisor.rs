@@ -154,6 +154,8 @@ pub trait Hypervisor {
     fn set_affinity(&self, domain: DomId, vcpu: u32, cpus: &[u32]) -> Result<(), Errno>;
     /// How it sees the time-stamp counter, by the number of xl.cfg's `tsc_mode`.
     fn set_tsc_mode(&self, domain: DomId, mode: u32) -> Result<(), Errno>;
+    /// Sends a vcpu a non-maskable interrupt.
+    fn send_nmi(&self, domain: DomId, vcpu: u32) -> Result<(), Errno>;
     /// Its share of CPU time.
     fn share(&self, domain: DomId) -> Result<Share, Errno>;
     /// Changes its share of CPU time.
@@ -180,6 +182,8 @@ pub trait Hypervisor {
     fn version(&self) -> Version;
     /// The hypervisor's log; it is emptied if `clear`.
     fn log(&self, clear: bool) -> Result<Vec<u8>, Errno>;
+    /// Presses keys of the hypervisor's console.
+    fn debug_keys(&self, keys: &str) -> Result<(), Errno>;
     /// Seconds since 1970.
     fn wallclock(&self) -> u64;
     /// Nanoseconds since the machine's start.

@@ -6,6 +6,7 @@
 
 use super::archive::Files;
 use super::build::{self, Built};
+use super::config::domain::check_name as check_domain_name;
 use super::config::{Action, DomainConfig};
 use super::devices;
 use super::entries::{self, Identity};
@@ -268,6 +269,45 @@ impl<H: Hypervisor> Manager<H> {
         }
         self.configured(domain, |running| running.config.memory = kib.div_ceil(1024));
         Ok(())
+    }
+
+    /// Limits how much memory a domain may have. What it has it keeps.
+    pub fn set_memory_limit(&self, domain: DomId, kib: u64) -> Result<(), String> {
+        let told = |what: &str| format!("cannot {what}: no such domain");
+        let info = self.hypervisor.info(domain).map_err(|_| told("set the memory limit"))?;
+        if kib < info.pages * 4 {
+            return Err(format!(
+                "memory limit {kib} KiB is below the {} KiB that the domain has",
+                info.pages * 4
+            ));
+        }
+        let limit = self.hypervisor.set_max_memory(domain, kib);
+        limit.map_err(|errno| format!("cannot set the memory limit: {}", errno.name()))?;
+        self.store
+            .write(&format!("/local/domain/{}/memory/static-max", domain.0), kib.to_string())
+            .map_err(|error| format!("cannot write memory/static-max: {error}"))
+    }
+
+    /// Gives a domain another name.
+    pub fn rename(&self, domain: DomId, name: &str) -> Result<(), String> {
+        check_domain_name(name)?;
+        self.check_name(name)?;
+        self.store
+            .write(&format!("/local/domain/{}/name", domain.0), name)
+            .map_err(|error| format!("cannot write the name: {error}"))?;
+        self.configured(domain, |running| running.config.name = name.into());
+        Ok(())
+    }
+
+    /// Changes what a domain is made from when it starts again. It keeps its name.
+    pub fn update(&self, domain: DomId, config: DomainConfig) -> Result<(), String> {
+        let mut is_ours = false;
+        self.configured(domain, |running| {
+            let name = core::mem::take(&mut running.config.name);
+            running.config = DomainConfig { name, ..config };
+            is_ours = true;
+        });
+        if is_ours { Ok(()) } else { Err("this domain was not created here".into()) }
     }
 
     /// Sets how many of its vcpus a domain is to use: the first `count`.

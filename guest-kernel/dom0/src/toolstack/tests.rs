@@ -295,6 +295,77 @@ fn the_shell_prints_what_xl_prints() {
 }
 
 #[test]
+fn a_running_domain_is_changed() {
+    let bench = machine();
+    let shell = Shell { manager: bench.manager.clone() };
+    run(&shell, "create web.cfg vcpus=2");
+    let affinity = || bench.fake.0.borrow().domains[&1].affinity.clone();
+    bench.fake.0.borrow_mut().domains.get_mut(&1).unwrap().affinity.clear();
+    assert_eq!(run(&shell, "vcpu-pin web 1 0-3,^2"), "");
+    assert_eq!(affinity(), [(1, Vec::from([0, 1, 3]))].into());
+    assert_eq!(run(&shell, "vcpu-pin web all all"), "");
+    assert_eq!(affinity(), [(0, Vec::from([0])), (1, Vec::from([0]))].into());
+    for bad in
+        ["vcpu-pin web 2 0", "vcpu-pin web x 0", "vcpu-pin web 0 x", "vcpu-pin web 0 0 0", "vcpu-pin no 0 0"]
+    {
+        assert!(!run(&shell, bad).is_empty(), "{bad}");
+    }
+    assert_eq!(affinity()[&1], [0]);
+
+    assert_eq!((run(&shell, "trigger web nmi"), run(&shell, "trigger web nmi 1")), ("".into(), "".into()));
+    assert_eq!(run(&shell, "trigger web nmi 9"), "cannot send the trigger: ESRCH\n");
+    assert!(run(&shell, "trigger web power").contains("only \"nmi\""));
+    assert!(run(&shell, "trigger 0 nmi").contains("privileged"));
+    assert_eq!(bench.fake.0.borrow().domains[&1].nmis, 2);
+    assert_eq!(run(&shell, "debug-keys hq"), "");
+    assert_eq!(bench.fake.0.borrow().keys, "hq");
+
+    assert_eq!(run(&shell, "mem-max web 16"), "");
+    assert_eq!(bench.fake.0.borrow().domains[&1].max_kib, 16384);
+    assert!(run(&shell, "mem-max web 7").contains("below the 8192 KiB"));
+    assert_eq!(run(&shell, "mem-set web 9"), "", "the limit is in xenstore too");
+
+    for bad in [
+        "rename web 5",
+        "rename web a/b",
+        "rename web ''",
+        "rename web Domain-0",
+        "rename 0 x",
+        "rename no x",
+    ] {
+        assert!(!run(&shell, bad).is_empty(), "{bad}");
+    }
+    assert_eq!(run(&shell, "rename web shop"), "");
+    assert_eq!((run(&shell, "domid shop"), run(&shell, "domname 1")), ("1\n".into(), "shop\n".into()));
+    assert!(run(&shell, "domid web").contains("does not exist"));
+
+    // what it becomes at its next start, under the name it has
+    assert_eq!(run(&shell, "config-update shop web.cfg memory=6"), "");
+    let config = bench.manager.running(DomId(1)).unwrap().config;
+    assert_eq!((config.name.as_str(), config.memory), ("shop", 6));
+    assert!(run(&shell, "config-update shop nosuch.cfg").contains("no such file"));
+    assert!(run(&shell, "config-update shop web.cfg colour=1").contains("unknown key"));
+
+    let list = run(&shell, "vm-list");
+    assert!(
+        list.starts_with("UUID  ") && list.ends_with("  1    shop\n") && list.lines().count() == 2,
+        "{list}"
+    );
+    {
+        let mut machine = bench.fake.0.borrow_mut();
+        let info = &mut machine.domains.get_mut(&1).unwrap().info;
+        (info.cpu_time, info.max_pages) = (3_000_000_000, 4096);
+        machine.domains.get_mut(&0).unwrap().info.max_pages = u64::MAX;
+    }
+    let top = run(&shell, "top");
+    assert!(top.ends_with(
+        "            Domain-0 r-----          0    0.0       1024    1.5   no limit       n/a     1\n                \
+         shop ------          3    0.0       8192   12.5      16384      25.0     2\n"
+    ), "{top}");
+    assert!(run(&shell, "top -d 0").contains("-d takes a number"));
+}
+
+#[test]
 fn vcpus_are_switched_on_and_off() {
     let bench = machine();
     let shell = Shell { manager: bench.manager.clone() };
@@ -335,6 +406,15 @@ fn every_command_answers_in_json() {
         "mem-set web 8 --json",
         "vcpu-set web 1 --json",
         "sysrq web h --json",
+        "vcpu-pin web 0 0 --json",
+        "mem-max web 8 --json",
+        "rename web web2 --json",
+        "rename web2 web --json",
+        "config-update web web.cfg --json",
+        "trigger web nmi --json",
+        "debug-keys h --json",
+        "top --json",
+        "vm-list --json",
         "pause web --json",
         "unpause web --json",
         "shutdown web --json",

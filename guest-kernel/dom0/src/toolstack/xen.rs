@@ -104,6 +104,10 @@ impl Hypervisor for Xen {
         domctl::set_tsc_mode(domain, mode)
     }
 
+    fn send_nmi(&self, domain: DomId, vcpu: u32) -> Result<(), Errno> {
+        domctl::send_nmi(domain, VcpuId(vcpu))
+    }
+
     fn share(&self, domain: DomId) -> Result<Share, Errno> {
         let share = domctl::share(domain, sysctl::scheduler()?)?;
         Ok(Share { weight: share.weight, cap: share.cap })
@@ -206,6 +210,10 @@ impl Hypervisor for Xen {
 
     fn log(&self, clear: bool) -> Result<Vec<u8>, Errno> {
         sysctl::log(clear)
+    }
+
+    fn debug_keys(&self, keys: &str) -> Result<(), Errno> {
+        sysctl::debug_keys(&mut Vec::from(keys))
     }
 
     fn wallclock(&self) -> u64 {

@@ -91,6 +91,7 @@ impl Web {
 fn figure(what: &str, others: usize, value: u64) -> Figure {
     let name = match others {
         0 => what.into(),
+        1 => format!("{what}, beside 1 other"),
         _ => format!("{what}, beside {others} others"),
     };
     Figure { name, unit: "instructions", value }
@@ -117,5 +118,6 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), 6);
+        assert!(names.iter().any(|name| name.ends_with("beside 1 other")), "{names:?}");
     }
 }

@@ -105,6 +105,7 @@ pub fn linux(_: &mut Lab) -> Result<()> {
         typed += &screen.wait_at_most(BOOT, prompt)?;
         if words == "poweroff" {
             ensure!(ask(port, "")?.starts_with("SSH-2.0-"), "port {port} does not lead to the ssh server");
+            paste(&mut screen)?;
             screen.press(b"echo 'it stays' >/root/kept\r")?;
             screen.wait_for(prompt)?;
         }
@@ -133,6 +134,20 @@ pub fn linux(_: &mut Lab) -> Result<()> {
         screen.press(format!("{words}\r").as_bytes())?;
     }
     screen.wait_for("\nit stays\n").map(drop)
+}
+
+/// A text that is pasted at once into a domain's console, longer than anybody keeps of it on its way: all arrives.
+fn paste(screen: &mut Screen) -> Result<()> {
+    let text: String = (0..400).map(|n| format!("line {n} {}\r", "of a long text ".repeat(3))).collect();
+    let file = paths::out().join("pasted");
+    cmd::write(&file, text.replace('\r', "\n").as_bytes())?;
+    let sum = cmd::output(Command::new("md5sum").arg(&file))?;
+    screen.press(b"stty -echo; echo rea'dy'; cat >/tmp/pasted; stty echo; md5sum </tmp/pasted\r")?;
+    screen.wait_for("ready\n")?;
+    screen.press(text.as_bytes())?;
+    screen.press(b"\x04")?;
+    screen.wait_for(sum.split(' ').next().context("md5sum said nothing")?)?;
+    screen.wait_for("debian# ").map(drop)
 }
 
 /// A run in which the key-value store `name` is asked for what was stored, which must be `found`, and stores it.

@@ -182,15 +182,7 @@ impl DomainConfig {
         let mut keys = Keys { settings: &settings, warnings };
         keys.check_type()?;
         let name = keys.text("name")?.ok_or_else(|| missing("name"))?;
-        if name.is_empty()
-            || name.bytes().any(|byte| byte.is_ascii_control() || byte == b'/')
-            || name.len() > 64
-        {
-            return Err(keys.error("name", "a name has 1 to 64 characters, none of them '/'"));
-        }
-        if name.parse::<u64>().is_ok() {
-            return Err(keys.error("name", "a name that is a number would be taken for a domain's id"));
-        }
+        check_name(&name).map_err(|message| keys.error("name", message))?;
         let cmdline = keys.cmdline()?;
         let memory = keys.number("memory", 1, 1 << 24)?.ok_or_else(|| missing("memory"))?;
         let maxmem = keys.number("maxmem", 1, 1 << 24)?.unwrap_or(memory);
@@ -207,7 +199,8 @@ impl DomainConfig {
             name,
             uuid: keys.parsed("uuid", |text| uuid(text).ok_or_else(|| format!("\"{text}\" is no uuid")))?,
             kernel: keys.text("kernel")?.ok_or_else(|| missing("kernel"))?,
-            ramdisk: keys.text("ramdisk")?,
+            // An empty one is none, as for xl: scripts override a file's.
+            ramdisk: keys.text("ramdisk")?.filter(|path| !path.is_empty()),
             cmdline,
             memory,
             maxmem,
@@ -364,6 +357,18 @@ impl Keys<'_> {
     }
 }
 
+/// Whether a domain may be called so.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.bytes().any(|byte| byte.is_ascii_control() || byte == b'/') || name.len() > 64
+    {
+        return Err("a name has 1 to 64 characters, none of them '/'");
+    }
+    if name.parse::<u64>().is_ok() {
+        return Err("a name that is a number would be taken for a domain's id");
+    }
+    Ok(())
+}
+
 /// Reads a list of CPUs such as `0-3,5,^1`; `None` for `all`. An empty result is an error.
 pub fn cpu_set(text: &str) -> Result<Option<Vec<u32>>, String> {
     let bad = || format!("\"{text}\" is no list of CPUs such as \"0-3,^1\"");
@@ -469,6 +474,13 @@ vnc = 1
         );
         assert_eq!(config.uuid.unwrap()[..4], [1, 0x23, 0x45, 0x67]);
         assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn an_empty_ramdisk_is_none() {
+        let ramdisk = |more: &str| DomainConfig::parse(&format!("{BASE}{more}")).unwrap().ramdisk;
+        assert_eq!(ramdisk("ramdisk = '/boot/r'").as_deref(), Some("/boot/r"));
+        assert_eq!(ramdisk("ramdisk = '/boot/r'\nramdisk = \"\""), None);
     }
 
     fn error(more: &str) -> String {

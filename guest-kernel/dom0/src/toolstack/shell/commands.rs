@@ -1,6 +1,7 @@
 //! The commands that change something.
 
 use super::{Answer, Args, Outcome, Shell, errno};
+use crate::toolstack::config::domain::cpu_set;
 use crate::toolstack::hypervisor::{Hypervisor, Share};
 use alloc::format;
 use alloc::string::String;
@@ -127,6 +128,72 @@ impl<H: Hypervisor> Shell<H> {
             (Some(key), None) if key.is_ascii_graphic() => self.manager.sysrq(domain, key)?,
             _ => return Err(format!("\"{}\" is no SysRq key: one letter or digit is needed", args.word(1))),
         }
+        Ok(Answer::done())
+    }
+
+    pub(super) fn vcpu_pin(&self, args: &Args<'_>) -> Outcome {
+        let hypervisor = &self.manager.hypervisor;
+        let domain = self.domain(args.word(0))?;
+        if let Some(soft) = args.words.get(3) {
+            return Err(format!("soft affinity (\"{soft}\") is not set here, only hard"));
+        }
+        let info = hypervisor.info(domain).map_err(errno("cannot get the domain's state"))?;
+        let vcpus = match args.word(1) {
+            "all" => 0..info.vcpus,
+            text => {
+                let vcpu = text.parse().ok().filter(|vcpu| *vcpu < info.vcpus);
+                let vcpu = vcpu.ok_or_else(|| format!("the domain has no vcpu {text}"))?;
+                vcpu..vcpu + 1
+            }
+        };
+        let machine = hypervisor.machine().map_err(errno("cannot ask for the machine"))?;
+        let cpus = cpu_set(args.word(2))?.unwrap_or_else(|| (0..=machine.max_cpu.min(4095)).collect());
+        for vcpu in vcpus {
+            let set = hypervisor.set_affinity(domain, vcpu, &cpus);
+            set.map_err(errno(&format!("cannot set the affinity of vcpu {vcpu}")))?;
+        }
+        Ok(Answer::done())
+    }
+
+    pub(super) fn mem_max(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.domain(args.word(0))?;
+        let kib = kib(args.word(1)).ok_or_else(|| format!("invalid memory size: {}", args.word(1)))?;
+        self.manager.set_memory_limit(domain, kib)?;
+        Ok(Answer::done())
+    }
+
+    pub(super) fn rename(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "rename")?;
+        self.manager.rename(domain, args.word(1))?;
+        Ok(Answer::done())
+    }
+
+    pub(super) fn config_update(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "update the configuration of")?;
+        let path = args.word(1);
+        let config = self.manager.read_config(path, &args.words[2..])?;
+        let warnings = config.warnings.clone();
+        let text: String = warnings.iter().map(|warning| format!("{path}: warning: {warning}\n")).collect();
+        self.manager.update(domain, config)?;
+        Ok(Answer::new(text, json!({ "ok": true, "warnings": warnings })))
+    }
+
+    pub(super) fn trigger(&self, args: &Args<'_>) -> Outcome {
+        let domain = self.guest(args.word(0), "send a trigger to")?;
+        if args.word(1) != "nmi" {
+            return Err(format!(
+                "\"{}\" is no trigger of a paravirtual domain, only \"nmi\" is",
+                args.word(1)
+            ));
+        }
+        let vcpu = args.words.get(2).map_or(Ok(0), |text| text.parse());
+        let vcpu = vcpu.map_err(|_| format!("invalid vcpu: {}", args.word(2)))?;
+        self.manager.hypervisor.send_nmi(domain, vcpu).map_err(errno("cannot send the trigger"))?;
+        Ok(Answer::done())
+    }
+
+    pub(super) fn debug_keys(&self, args: &Args<'_>) -> Outcome {
+        self.manager.hypervisor.debug_keys(args.word(0)).map_err(errno("cannot send the keys"))?;
         Ok(Answer::done())
     }
 

@@ -159,6 +159,14 @@ impl<H: Hypervisor> Shell<H> {
             "vcpu-set" => self.vcpu_set(&args),
             "mem-set" => self.mem_set(&args),
             "sysrq" => self.sysrq(&args),
+            "vcpu-pin" => self.vcpu_pin(&args),
+            "mem-max" => self.mem_max(&args),
+            "rename" => self.rename(&args),
+            "config-update" => self.config_update(&args),
+            "trigger" => self.trigger(&args),
+            "debug-keys" => self.debug_keys(&args),
+            "top" => self.top(&args).await,
+            "vm-list" => self.vm_list(),
             "sched-credit2" => self.sched_credit2(&args),
             "block-list" => self.block_list(&args),
             "block-attach" => self.block_attach(&args),
@@ -191,7 +199,7 @@ impl<H: Hypervisor> Shell<H> {
         }
         match before.first() {
             None | Some(&"help") => help::COMMANDS.iter().map(|command| command.name.to_string()).collect(),
-            Some(&"create") => {
+            Some(&"create" | &"config-update") => {
                 let files = self.manager.files.list().into_iter().filter(|path| path.ends_with(".cfg"));
                 files.map(String::from).collect()
             }

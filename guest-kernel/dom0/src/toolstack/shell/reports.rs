@@ -6,6 +6,8 @@ use crate::toolstack::hypervisor::{DomainInfo, Hypervisor};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
+use guest_kernel::executor::sleep;
 use serde_json::json;
 use shared_abi::DomId;
 use shared_abi::sched::SHUTDOWN_CRASH;
@@ -221,6 +223,62 @@ impl<H: Hypervisor> Shell<H> {
                     "hard": vcpu.hard, "soft": vcpu.soft,
                 }));
             }
+        }
+        Ok(Answer::new(text, json!(list)))
+    }
+
+    /// xentop's first columns. It measures for a while, in which everything else goes on.
+    pub(super) async fn top(&self, args: &Args<'_>) -> Outcome {
+        const MOST: u64 = 3600;
+        let delay = args.value('d').map_or(Some(1), |text| text.parse().ok());
+        let delay = delay.filter(|delay| (1..=MOST).contains(delay));
+        let delay = delay.ok_or_else(|| format!("-d takes a number of seconds from 1 to {MOST}"))?;
+        let hypervisor = &self.manager.hypervisor;
+        let (before, since) = (self.infos(args)?, hypervisor.uptime());
+        sleep(Duration::from_secs(delay)).await;
+        let (after, passed) = (self.infos(args)?, hypervisor.uptime().saturating_sub(since).max(1));
+        let total = hypervisor.machine().map_err(errno("cannot ask for the machine"))?.total_pages.max(1);
+        // In tenths.
+        let per_cent = |part: u64, of: u64| u128::from(part) * 1000 / u128::from(of);
+        let shown = |tenths: u128| format!("{}.{}", tenths / 10, tenths % 10);
+        let mut text =
+            format!("{:>20}  STATE   CPU(sec) CPU(%)     MEM(k) MEM(%)  MAXMEM(k) MAXMEM(%) VCPUS\n", "NAME");
+        let mut list = Vec::new();
+        for info in &after {
+            let earlier =
+                before.iter().find(|other| other.domain == info.domain).map_or(0, |other| other.cpu_time);
+            let cpu = per_cent(info.cpu_time.saturating_sub(earlier), passed);
+            let (memory, max) = (info.pages * 4, info.max_pages.min(u64::MAX >> 2) * 4);
+            // dom0 has no limit
+            let (max, max_share) = match info.max_pages < total {
+                true => (max.to_string(), shown(per_cent(info.max_pages, total))),
+                false => ("no limit".into(), "n/a".into()),
+            };
+            let name = self.shown_name(info.domain);
+            text += &format!(
+                "{name:>20} {} {:>10} {:>6} {memory:>10} {:>6} {max:>10} {max_share:>9} {:>5}\n",
+                state(info),
+                info.cpu_time / 1_000_000_000,
+                shown(cpu),
+                shown(per_cent(info.pages, total)),
+                info.vcpus,
+            );
+            list.push(json!({
+                "name": name, "id": info.domain.0, "state": state(info), "cpu_time_ns": info.cpu_time,
+                "cpu_percent": cpu as f64 / 10.0, "mem_kib": memory, "vcpus": info.vcpus,
+            }));
+        }
+        Ok(Answer::new(text, json!(list)))
+    }
+
+    pub(super) fn vm_list(&self) -> Outcome {
+        let infos = self.manager.hypervisor.list().map_err(errno("cannot list the domains"))?;
+        let mut text = String::from("UUID                                  ID    name\n");
+        let mut list = Vec::new();
+        for info in infos.iter().filter(|info| info.domain.0 != 0) {
+            let (uuid, id, name) = (uuid_text(&info.uuid), info.domain.0, self.shown_name(info.domain));
+            text += &format!("{uuid}  {id}    {name}\n");
+            list.push(json!({ "uuid": uuid, "id": id, "name": name }));
         }
         Ok(Answer::new(text, json!(list)))
     }

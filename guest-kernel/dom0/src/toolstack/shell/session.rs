@@ -57,12 +57,17 @@ impl Keyboard {
         self.ahead.extend(&keys[..count]);
     }
 
-    /// Takes the keys up to the first `last`, and that one too; true if it was among them.
-    fn take_until(&mut self, last: u8) -> (Vec<u8>, bool) {
+    /// Drops the keys up to the first `last`, and that one too; true if it was among them.
+    fn drop_until(&mut self, last: u8) -> bool {
         let at = self.ahead.iter().position(|key| *key == last);
-        let taken: Vec<u8> = self.ahead.drain(..at.unwrap_or(self.ahead.len())).collect();
-        self.ahead.pop_front();
-        (taken, at.is_some())
+        self.ahead.drain(..at.map_or(0, |at| at + 1));
+        at.is_some()
+    }
+
+    /// The keys before the first `last`.
+    fn before(&mut self, last: u8) -> &[u8] {
+        let keys = self.ahead.make_contiguous();
+        keys.split(|key| *key == last).next().unwrap_or_default()
     }
 }
 
@@ -101,7 +106,7 @@ async fn command<H: Hypervisor>(shell: &Shell<H>, line: &str, consoles: &Console
         match select(running.as_mut(), keyboard.wait()).await {
             Either::Left(answer) => break answer,
             Either::Right(()) if keyboard.ahead.contains(&INTERRUPT) => {
-                keyboard.take_until(INTERRUPT);
+                keyboard.drop_until(INTERRUPT);
                 return console::write(b"^C\n");
             }
             Either::Right(()) => {}
@@ -113,7 +118,8 @@ async fn command<H: Hypervisor>(shell: &Shell<H>, line: &str, consoles: &Console
     }
 }
 
-/// Shows a domain's console and passes keys on, until Ctrl-] or the domain's end.
+/// Shows a domain's console and passes keys on, until Ctrl-] or the domain's end. Keys wait for a domain that takes
+/// them slowly; Ctrl-] does not wait for one that takes none.
 async fn attached(consoles: &Consoles, domain: DomId, keyboard: &mut Keyboard) {
     let Some(guest) = consoles.get(domain) else {
         return console::write(b"this domain has no console here\n");
@@ -121,18 +127,25 @@ async fn attached(consoles: &Consoles, domain: DomId, keyboard: &mut Keyboard) {
     console::write(b"Ctrl-] leaves the console.\n");
     let mut position = 0;
     loop {
-        let (keys, left) = keyboard.take_until(DETACH);
-        guest.type_bytes(&keys);
-        if left {
+        let typed = guest.type_bytes(keyboard.before(DETACH));
+        keyboard.ahead.drain(..typed);
+        if keyboard.drop_until(DETACH) {
             return console::write(b"\n");
         }
-        match select(guest.output(position), keyboard.wait()).await {
+        let waiting = !keyboard.ahead.is_empty();
+        let room = async {
+            match waiting {
+                true => guest.room().await,
+                false => core::future::pending().await,
+            }
+        };
+        match select(guest.output(position), select(keyboard.wait(), room)).await {
             Either::Left(Some((bytes, next))) => {
                 console::write(&bytes);
                 position = next;
             }
             Either::Left(None) => return console::write(b"\nThe domain has ended.\n"),
-            Either::Right(()) => {}
+            Either::Right(_) => {}
         }
     }
 }
