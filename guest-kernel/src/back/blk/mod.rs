@@ -12,16 +12,16 @@ mod serve;
 mod tests;
 mod transfer;
 
-pub use buffers::{BUFFER_SIZE, Buffer, Buffers};
+pub use buffers::{BUFFER_SIZE, Buffer, Buffers, Share};
 pub use serve::serve;
 
 use crate::back::Stop;
 use crate::block::protocol::{Blkif, Direction, MAX_SEGMENTS, RawRequest, Request, decode};
 use crate::block::{BlockDevice, BlockError, SECTOR_SIZE};
+use crate::executor::yield_now;
 use crate::ring::BackRing;
 use crate::share::{Doorbell, PeerMemory, RingCorrupt, SharedMem};
 use crate::wait::WaitList;
-use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Context, Poll};
@@ -46,7 +46,7 @@ pub struct Counters {
 pub struct Backend<D, G: PeerMemory, M, N> {
     disk: D,
     bell: N,
-    buffers: Rc<Buffers>,
+    buffers: Share,
     transfer: RefCell<Transfer<G>>,
     queue: RefCell<Queue<M>>,
     counters: Cell<Counters>,
@@ -79,14 +79,14 @@ struct Job {
 }
 
 impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, N> {
-    /// Serves `disk` over a ring in `ring`. `persistent` is the most pages to keep mapped, 0
+    /// Serves `disk` over a ring in `ring`, with a guest's share of the buffers. `persistent` is the most pages to keep mapped, 0
     /// unless the frontend has `feature-persistent`.
     pub fn new(
         disk: D,
         memory: G,
         ring: M,
         bell: N,
-        buffers: Rc<Buffers>,
+        buffers: Share,
         persistent: usize,
     ) -> Result<Self, RingCorrupt> {
         Ok(Backend {
@@ -166,6 +166,8 @@ impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, 
             if self.queue.borrow_mut().finish(&job, status) {
                 self.bell.notify();
             }
+            // What is answered without the disk may come without end: everybody else has a turn in between.
+            yield_now().await;
         }
     }
 
@@ -186,7 +188,11 @@ impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, 
                 let segments = segments.map_err(|_| BlockError::OutOfRange)?;
                 self.transfer(direction, sector, &segments).await
             }
-            Request::Flush => self.disk.flush().await,
+            Request::Flush => {
+                // Its place among what is in flight.
+                let _buffer = self.buffers.take().await;
+                self.disk.flush().await
+            }
             Request::Discard { sector, count } => {
                 let geometry = self.disk.geometry();
                 if !geometry.discard {
@@ -196,6 +202,7 @@ impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, 
                     return Err(BlockError::ReadOnly);
                 }
                 geometry.check_sectors(sector, count)?;
+                let _buffer = self.buffers.take().await;
                 self.disk.discard(sector, count).await
             }
             Request::Unknown => Err(BlockError::Unsupported),

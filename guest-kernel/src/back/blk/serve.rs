@@ -97,7 +97,8 @@ async fn session<D: BlockDevice + 'static>(
     let port = Port(device.read_peer("event-channel").await?);
     let bell = EventChannel::bind_interdomain(device.peer, port)?;
     let persistent = if device.read_peer_or("feature-persistent", 0).await? != 0 { PERSISTENT } else { 0 };
-    let backend = Backend::new(disk.clone(), Peer(device.peer), ring, bell, buffers.clone(), persistent);
+    let share = buffers.of(device.peer);
+    let backend = Backend::new(disk.clone(), Peer(device.peer), ring, bell, share, persistent);
     let backend = Rc::new(backend.map_err(|_| Errno::EINVAL)?);
     let geometry = disk.geometry();
     let info = if geometry.read_only { VDISK_READONLY } else { 0 };

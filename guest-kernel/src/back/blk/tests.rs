@@ -4,9 +4,10 @@ use crate::block::{Geometry, MemoryDisk};
 use crate::fake::{Bell, Granted, Grants, Page, Peer, Rng, Tasks, pause};
 use crate::ring::FrontRing;
 use crate::share::{GrantedPage, PAGE_SIZE, PageRun};
+use alloc::rc::Rc;
 use proptest::prelude::*;
-use shared_abi::GrantRef;
 use shared_abi::io::blkif::{BLKIF_OP_FLUSH_DISKCACHE, BLKIF_OP_READ, BLKIF_OP_WRITE};
+use shared_abi::{DomId, GrantRef};
 use std::collections::BTreeMap;
 use std::vec;
 use std::vec::Vec;
@@ -31,7 +32,8 @@ impl<D: BlockDevice + 'static> Rogue<D> {
         let page = ring.memory().0[0].share();
         let (bell, back_bell) = Bell::pair();
         let peer = Peer(grants.clone());
-        let backend = Backend::new(disk, peer, page.clone(), back_bell, Buffers::new(4), persistent);
+        let backend =
+            Backend::new(disk, peer, page.clone(), back_bell, Buffers::new(4).of(DomId(1)), persistent);
         let backend = Rc::new(backend.expect("a fresh ring"));
         let mut tasks = Tasks::new(seed);
         for _ in 0..workers {
@@ -292,4 +294,72 @@ proptest! {
             prop_assert_eq!((got, decoded), (id, request));
         }
     }
+}
+
+/// A ring's page in which a guest on another processor has made a new request for each answer, whenever one looks.
+struct Endless {
+    page: Page,
+    looks: Rc<Cell<u32>>,
+}
+
+impl Endless {
+    /// After so many the guest is tired: a backend that stays at the ring fails the test instead of hanging it.
+    const LIMIT: u32 = 10_000;
+    const REQUESTS: usize = 0;
+    const RESPONSES: usize = 8;
+    const ENTRIES: u32 = 32;
+}
+
+impl SharedMem for Endless {
+    fn len(&self) -> usize {
+        self.page.len()
+    }
+    fn read(&self, at: usize, to: &mut [u8]) {
+        self.page.read(at, to)
+    }
+    fn write(&self, at: usize, from: &[u8]) {
+        self.page.write(at, from)
+    }
+    fn load(&self, at: usize) -> u32 {
+        if at == Self::REQUESTS && self.looks.get() < Self::LIMIT {
+            self.looks.set(self.looks.get() + 1);
+            self.page.store(at, self.page.load(Self::RESPONSES).wrapping_add(Self::ENTRIES));
+        }
+        self.page.load(at)
+    }
+    fn store(&self, at: usize, value: u32) {
+        self.page.store(at, value)
+    }
+}
+
+/// Requests that are answered without the disk, made as fast as they are answered, used to keep their worker at the
+/// ring, and everybody else's backends from running.
+#[test]
+fn requests_without_end_leave_a_turn_to_everybody_else() {
+    let ring = FrontRing::<Blkif, _>::new(PageRun(Grants::new().pages(1)));
+    let looks = Rc::new(Cell::new(0));
+    let endless = Endless { page: ring.memory().0[0].share(), looks: looks.clone() };
+    let (_bell, back_bell) = Bell::pair();
+    let share = Buffers::new(1).of(DomId(1));
+    let backend = Backend::new(MemoryDisk::new(64), Peer(Grants::new()), endless, back_bell, share, 0);
+    let backend = Rc::new(backend.expect("a fresh ring"));
+    let mut tasks = Tasks::new(1);
+    let worker = backend.clone();
+    tasks.spawn(1, async move { worker.worker().await });
+    let turns = Rc::new(Cell::new(0));
+    let other = turns.clone();
+    tasks.spawn(2, async move {
+        loop {
+            other.set(other.get() + 1);
+            pause(1).await;
+        }
+    });
+    tasks.run(1000);
+    assert!(
+        turns.get() > 100 && looks.get() < Endless::LIMIT,
+        "{} turns, {} looks",
+        turns.get(),
+        looks.get()
+    );
+    assert!(backend.counters().errors > 100, "{:?}", backend.counters());
 }

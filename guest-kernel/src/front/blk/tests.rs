@@ -5,6 +5,7 @@ use crate::block::{BlockDevice, Geometry, MemoryDisk};
 use crate::fake::{Bell, Granted, Grants, Mapping, Page, Peer, Rng, Tasks, pause};
 use crate::share::PeerMemory;
 use proptest::prelude::*;
+use shared_abi::DomId;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::vec;
@@ -99,7 +100,8 @@ fn attach(
         discard: true,
         indirect_segments: setup.indirect_segments,
     };
-    let backend = Backend::new(medium.clone(), peer, mapped, back_bell, buffers.clone(), setup.persistent);
+    let backend =
+        Backend::new(medium.clone(), peer, mapped, back_bell, buffers.of(DomId(1)), setup.persistent);
     let backend = Rc::new(backend.expect("a fresh ring"));
     for _ in 0..setup.workers {
         let backend = backend.clone();
