@@ -1,16 +1,21 @@
 //! Keys of the hypervisor's console: what somebody looks at when a machine behaves oddly (`xl debug-keys`). A key
 //! without a meaning is passed over, as on Xen.
 
-use crate::domain::{next_from, vcpu::pause};
+use crate::domain::{Domain, next_from, vcpu::pause};
 use crate::mm::frames;
 use crate::run;
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use hv_machine::heap;
 use hv_machine::x86_64::{clock, tlb};
 use shared_abi::DomId;
 
 /// Each key, its purpose and what it does.
-const KEYS: [(u8, &str, fn()); 4] = [
+const KEYS: [(u8, &str, fn()); 8] = [
+    (b'0', "dump Dom0 registers", dom0_registers),
+    (b'd', "dump registers", registers),
+    (b'e', "dump evtchn info", event_channels),
+    (b'g', "print grant table usage", grants),
     (b'h', "show this message", help),
     (b'm', "memory info", memory),
     (b'q', "dump domain info", domains),
@@ -42,10 +47,79 @@ fn memory() {
     );
 }
 
-fn domains() {
+/// All domains, by number.
+fn all_domains() -> impl Iterator<Item = Arc<Domain>> {
     let mut next = DomId(0);
-    while let Some(d) = next_from(next) {
+    core::iter::from_fn(move || {
+        let d = next_from(next)?;
         next = DomId(d.id.0 + 1);
+        Some(d)
+    })
+}
+
+fn dom0_registers() {
+    all_domains().take(1).for_each(|d| registers_of(&d));
+}
+
+fn registers() {
+    all_domains().for_each(|d| registers_of(&d));
+}
+
+/// Those of a vcpu that runs are in its CPU.
+fn registers_of(d: &Domain) {
+    for v in d.vcpus() {
+        let Some(context) = v.context.try_lock() else {
+            log::warn!("d{}v{}: runs on CPU {}", d.id, v.id, v.last_cpu.load(Relaxed));
+            continue;
+        };
+        let (r, root) = (context.cpu.regs(), context.root().map_or(0, |mfn| mfn.address()));
+        log::warn!(
+            "d{}v{}: rip {:04x}:{:016x} rflags {:08x} cr3 {root:012x}",
+            d.id,
+            v.id,
+            r.cs,
+            r.rip,
+            r.rflags
+        );
+        log::warn!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", r.rax, r.rbx, r.rcx, r.rdx);
+        log::warn!("  rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}", r.rsi, r.rdi, r.rbp, r.rsp);
+        log::warn!("  r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}", r.r8, r.r9, r.r10, r.r11);
+        log::warn!("  r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}", r.r12, r.r13, r.r14, r.r15);
+    }
+}
+
+/// A guest may have very many: of each domain the first are shown.
+fn event_channels() {
+    const SHOWN: u32 = 64;
+    for d in all_domains() {
+        let used = d.event_lock.lock().in_use();
+        log::warn!("d{}: {used} event channels", d.id);
+        let mut from = 0;
+        for _ in 0..SHOWN {
+            let Some(port) = d.event_lock.lock().next_used(from) else { break };
+            from = port.0 + 1;
+            if let Ok(channel) = d.ports.channel(port) {
+                log::warn!("  {:4}: {:?}, vcpu {}", port.0, channel.state, channel.vcpu);
+            }
+        }
+        if used > SHOWN {
+            log::warn!("  and {} more", used - SHOWN);
+        }
+    }
+}
+
+fn grants() {
+    for d in all_domains() {
+        let table = d.grants.table.lock();
+        let (version, used, max, pinned) =
+            (table.version(), table.frame_count(), table.max_frames(), table.pinned());
+        drop(table);
+        log::warn!("d{}: version {version}, {used} of {max} frames, {pinned} grants in use", d.id);
+    }
+}
+
+fn domains() {
+    for d in all_domains() {
         log::warn!(
             "d{}: {} of {} frames, paused {}, dying {}, shutdown {}",
             d.id,

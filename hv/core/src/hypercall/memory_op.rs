@@ -106,6 +106,15 @@ pub fn memory_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             }
             return Ok(0);
         }
+        XENMEM_GET_VNUMAINFO => {
+            let [domain, zero]: [u16; 2] = guest_mem::read(arg)?;
+            if zero != 0 {
+                return Err(Errno::EINVAL.into());
+            }
+            access::target(cur.dom, DomId(domain))?;
+            // no domain has NUMA nodes
+            return Err(Errno::EOPNOTSUPP.into());
+        }
         XENMEM_ACQUIRE_RESOURCE => return super::grant_table_op::acquire_resource(cur, arg),
         _ => Err(Errno::ENOSYS.into()),
     };

@@ -134,7 +134,17 @@ fn run_op(op: &mut Sysctl) -> Result<Result<(), Errno>, Stop> {
         XEN_SYSCTL_GET_PMSTAT | XEN_SYSCTL_PSR_CMT_OP | XEN_SYSCTL_PSR_ALLOC => {
             return Err(Errno::ENODEV.into());
         }
-        XEN_SYSCTL_COVERAGE_OP => return Err(Errno::EOPNOTSUPP.into()),
+        XEN_SYSCTL_PM_OP => {
+            let p = op.pm_op();
+            return Err(match p.cmd {
+                _ if p.cpuid >= cpus() => Errno::EINVAL,
+                cmd if cmd & PM_PARA_CATEGORY_MASK == CPUFREQ_PARA => Errno::ENODEV,
+                XEN_SYSCTL_PM_OP_ENABLE_TURBO | XEN_SYSCTL_PM_OP_DISABLE_TURBO => Errno::EACCES,
+                _ => Errno::EOPNOTSUPP,
+            }
+            .into());
+        }
+        XEN_SYSCTL_COVERAGE_OP | XEN_SYSCTL_CPU_HOTPLUG => return Err(Errno::EOPNOTSUPP.into()),
         XEN_SYSCTL_GET_CPU_FEATURESET => {
             let mut f = op.cpu_featureset();
             let done = policy::featureset(&mut f)?;

@@ -151,6 +151,8 @@ pub(super) fn send_trigger(d: &Domain, t: DomctlSendtrigger) -> Result<(), Stop>
             }
             Ok(())
         }
+        // buttons that only a machine of its own has
+        XEN_DOMCTL_SENDTRIGGER_POWER | XEN_DOMCTL_SENDTRIGGER_SLEEP => Err(Errno::EINVAL.into()),
         _ => Err(Errno::ENOSYS.into()),
     }
 }

@@ -175,6 +175,9 @@ pub(in crate::hypercall) fn write_map(m: &CtlBitmap, cpus: u64) -> Result<(), St
 
 pub(super) fn affinity(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
     let a = op.vcpuaffinity();
+    if a.vcpu.0 >= d.max_vcpus {
+        return Err(Errno::EINVAL.into());
+    }
     let v = vcpu(d, a.vcpu)?;
     if a.flags & (XEN_VCPUAFFINITY_HARD | XEN_VCPUAFFINITY_SOFT) == 0 {
         return Err(Errno::EINVAL.into());
