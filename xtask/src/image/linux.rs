@@ -18,9 +18,21 @@ use crate::{cmd, paths};
 
 /// Its programs, beside busybox.
 pub const PACKAGES: [&str; 4] = ["dropbear-bin", "e2fsprogs", "fio", "iperf3"];
-/// What it needs to reach its root file system and its network, each after those it needs.
-pub const MODULES: [&str; 8] =
-    ["crc32c_generic", "libcrc32c", "crc16", "mbcache", "jbd2", "ext4", "xen-blkfront", "xen-netfront"];
+/// What it needs to reach its root file system and its network, each after those it needs, and the devices of
+/// `/dev/xen`.
+pub const MODULES: [&str; 11] = [
+    "crc32c_generic",
+    "libcrc32c",
+    "crc16",
+    "mbcache",
+    "jbd2",
+    "ext4",
+    "xen-blkfront",
+    "xen-netfront",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+];
 /// The size of its root file system, most of which is free.
 const ROOT_SIZE: u64 = 1 << 30;
 

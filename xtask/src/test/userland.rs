@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::peer;
 use crate::image::{self, Volume, linux};
-use crate::paths;
+use crate::{cmd, paths};
 
 const ROOT_SIZE: u64 = 512 << 20;
 
@@ -25,6 +25,9 @@ pub fn disk(name: &str, others: &[(&'static str, u64)]) -> Result<PathBuf> {
         std::fs::create_dir_all(root.join(to))?;
         linux::overlay(&ours.join(from), &root.join(to))?;
     }
+    let mut compiler = cmd::program("cc");
+    compiler.args(["-static", "-O2", "-Wall", "-o"]).arg(root.join("checks/abuse")).arg(ours.join("abuse.c"));
+    cmd::run(&mut compiler)?;
     std::fs::copy(peer::Linux::Generic.bzimage()?, root.join("boot/vmlinuz"))?;
     std::fs::copy(initramfs(peer::Linux::Generic)?, root.join("boot/initramfs"))?;
     let volume = paths::out().join("linux-root.ext4");

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use self::guest::Guest;
 use self::host::{Iperf, Page, Sink};
+use super::services::{curl, fetch, forwards};
 use super::shell::{PROMPT, free_memory};
 use crate::build::ramdisk::Entry;
 use crate::machine::{Options, PATIENCE};
@@ -62,9 +63,10 @@ pub fn works(lab: &mut Lab) -> Result<()> {
     let said = guest.run("disk xvdb")?;
     ensure!(said.contains("fsck: clean") && said.contains("fio: verified"), "{said}");
     println!("{said}");
-    processors(&mut guest)?;
-    memory(&mut guest)?;
+    processors(&mut guest, &[4, 1, 3])?;
+    memory(&mut guest, &[400, 180, 256])?;
     devices(&mut guest)?;
+    changes_under_load(&mut guest)?;
     let later = clock_runs_ahead(&mut guest)?;
     ensure!(clock.0 <= later.1 && later.0 <= clock.1, "the clock goes wrong: from {clock:?} to {later:?}");
     guest.does("xl sysrq debian h")?;
@@ -72,6 +74,7 @@ pub fn works(lab: &mut Lab) -> Result<()> {
     let complaints = guest.run("dmesg | grep -cE 'WARNING: CPU|BUG:|Call Trace|Oops|hung'; true")?;
     ensure!(complaints.trim() == "0", "the kernel complains {complaints} times");
     floods(&mut guest)?;
+    abuses(&mut guest)?;
     ends(&mut guest)?;
     guest.gave_back(&free)
 }
@@ -89,15 +92,18 @@ fn start(lab: &mut Lab, hypervisor: &Path) -> Result<Guest> {
         ("debian", format!("{CONFIG}{KERNEL}")),
         ("by-grub", format!("{CONFIG}kernel = \"/boot/grub\"\n")),
         ("probe", PROBE.to_string()),
+        ("hello", String::from_utf8(cmd::read(&paths::root().join("images/hello.cfg"))?)?),
     ] {
         files.push(Entry { path: format!("etc/xen/{name}.cfg"), data: config.into_bytes() });
     }
     files.extend(bad_kernels(&cmd::read(&Linux::Generic.bzimage()?)?)?);
+    files.push(Entry { path: "boot/hello".into(), data: cmd::read(&paths::out().join("hello"))? });
     files.push(Entry { path: "boot/grub".into(), data: cmd::read(&peer::grub()?)? });
     let mut built = kit::with_files("linux-domu", &files)?;
     built.hypervisor = hypervisor.to_path_buf();
     let mut options = Options::direct(&built);
     options.disk = Some(&disk);
+    options.forwards = forwards(&["hello"])?;
     options.smp = 2;
     options.memory = "3G";
     options.content.hypervisor_args = "console=com1 com1=115200 dom0_mem=512M".into();
@@ -137,8 +143,8 @@ fn network(guest: &mut Guest) -> Result<()> {
 }
 
 /// Processors come and go while it runs.
-fn processors(guest: &mut Guest) -> Result<()> {
-    for count in [4, 1, 3] {
+fn processors(guest: &mut Guest, counts: &[u32]) -> Result<()> {
+    for count in counts {
         guest.does(&format!("xl vcpu-set -i debian {count}"))?;
         guest.run(&format!("cpus {count}"))?;
         let list = guest.dom0("xl list debian")?;
@@ -148,8 +154,8 @@ fn processors(guest: &mut Guest) -> Result<()> {
 }
 
 /// Memory is given and taken back by its balloon.
-fn memory(guest: &mut Guest) -> Result<()> {
-    for mib in [400u64, 180, 256] {
+fn memory(guest: &mut Guest, sizes: &[u64]) -> Result<()> {
+    for &mib in sizes {
         guest.does(&format!("xl mem-set debian {mib}"))?;
         let until = Instant::now() + PATIENCE;
         loop {
@@ -201,6 +207,45 @@ fn devices(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
+/// Processors and memory come and go while it has a lot to do.
+fn changes_under_load(guest: &mut Guest) -> Result<()> {
+    const ROUNDS: u32 = 2;
+    guest.run("load 4")?;
+    for _ in 0..ROUNDS {
+        processors(guest, &[1, 4])?;
+        memory(guest, &[180, 400])?;
+    }
+    guest.run("rm /tmp/load; wait-for [ -e /tmp/load.over ]")?;
+    let said = guest.run("cat /tmp/load.fio; [ ! -e /tmp/load.failed ]")?;
+    ensure!(said.contains("err= 0"), "{said}");
+    Ok(())
+}
+
+/// A program of it asks of event channels and grants what it can get: another domain serves all the while.
+fn abuses(guest: &mut Guest) -> Result<()> {
+    guest.dom0("xl create hello.cfg")?;
+    fetch(&guest.machine, "hello", "/")?;
+    abuse(guest)?;
+    for _ in 0..30 {
+        let page = curl(&guest.machine, "hello", "/")?;
+        ensure!(page.contains("hello from an Oxen guest"), "hello says {page:?}");
+    }
+    let said = guest.run("kill $(pidof abuse); wait-for grep -q got /tmp/abuse; cat /tmp/abuse")?;
+    ensure!(!said.contains("sent 0,") && !said.contains("got 0\n"), "{said}");
+    ensure!(said.contains("forged 0") && said.contains(" 0 of dom0's"), "it got what is not its own: {said}");
+    println!("{said}");
+    guest.does("xl destroy hello")
+}
+
+/// Starts that program, to where it floods.
+fn abuse(guest: &mut Guest) -> Result<()> {
+    let list = guest.dom0("xl list debian")?;
+    let id = list.lines().find_map(|line| line.strip_prefix("debian ")?.split_whitespace().next());
+    let id = id.context("no such domain")?;
+    guest.run(&format!("(/checks/abuse {id} >/tmp/abuse 2>&1 </dev/null &)"))?;
+    guest.run("wait-for grep -q granted /tmp/abuse").map(drop)
+}
+
 /// It floods its console and its network: dom0's shell answers.
 fn floods(guest: &mut Guest) -> Result<()> {
     guest.run("(timeout 2 yes >/dev/hvc0 2>&1 &)")?;
@@ -220,6 +265,10 @@ fn ends(guest: &mut Guest) -> Result<()> {
     guest.machine.wait_for("\"debian\" has powered off")?;
     guest.create("debian.cfg vcpus=1")?;
     guest.log_in()?;
+    abuse(guest)?;
+    // Linux does not look for another backend
+    let said = guest.dom0("backend-restart debian")?;
+    ensure!(said.contains("the frontend of vbd 51712 has not noticed"), "{said}");
     guest.does("xl sysrq debian c")?;
     guest.machine.wait_for("\"debian\" has crashed").map(drop)
 }
