@@ -1,21 +1,24 @@
 //! The hypervisor's own start, once the machine stands: options, ACPI, other CPUs, dom0.
 
 use crate::domain::dom0::{self, Plan};
+use crate::log_levels::Levels;
 use crate::mm::frames;
 use crate::{acpi_setup, console, dom0_size, efi, irq, run};
 use hv_machine::boot::{BootInfo, Screen};
 use hv_machine::heap;
 use hv_machine::x86_64::start::{self, ModuleBytes, Started};
 use hv_machine::x86_64::{apic, clock, smp, speculation, uart};
+use log::LevelFilter;
 
 /// The options that mean something here. Xen has more, and ignores those that it doesn't know after a word in the log.
-const OPTIONS: [&str; 10] = [
+const OPTIONS: [&str; 11] = [
     "com1",
     "com2",
     "console",
     "dom0_max_vcpus",
     "dom0_mem",
     "dom0_vcpus_pin",
+    "guest_loglvl",
     "loglvl",
     "maxcpus",
     "noreboot",
@@ -54,13 +57,11 @@ fn serial(info: &BootInfo) {
     console::set_serial(console_has(info, "com"));
 }
 
-fn level(info: &BootInfo) -> log::LevelFilter {
-    match info.option("loglvl").map(|v| v.rsplit('/').next().unwrap_or(v)) {
-        Some("all" | "debug") => log::LevelFilter::Debug,
-        Some("warning") => log::LevelFilter::Warn,
-        Some("error" | "none") => log::LevelFilter::Error,
-        _ => log::LevelFilter::Info,
-    }
+/// What is logged: of the hypervisor (`loglvl=`) and of guests (`guest_loglvl=`).
+fn levels(info: &BootInfo) -> [Levels; 2] {
+    let own = Levels { always: LevelFilter::Info, limited: LevelFilter::Info };
+    let guests = Levels { always: LevelFilter::Off, limited: LevelFilter::Warn };
+    [Levels::parse(info.option("loglvl"), own), Levels::parse(info.option("guest_loglvl"), guests)]
 }
 
 /// Brings the other CPUs up, each by the trampoline in a page below 1 MiB. One that doesn't come is left out.
@@ -88,7 +89,8 @@ fn start_others(cpus: &[u32]) {
 pub fn boot(started: Started) -> ! {
     let info = run::BOOT.call_once(|| started.info);
     serial(info);
-    console::init(level(info));
+    let [own, guests] = levels(info);
+    console::init(own, guests);
     console::init_ring();
     let screen = screen(info);
     let shown = console::set_screen(screen.as_ref().filter(|_| console_has(info, "vga")));

@@ -5,14 +5,16 @@
 //! a reader of the ring who prints it there would never come to its end. Guests' complaints are rate-limited so that no
 //! guest can hold a CPU at the speed of a serial line or push the log's history out.
 
+use crate::log_levels::{Levels, Limit};
 use crate::screen::Screen;
 use alloc::boxed::Box;
 use alloc::vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use hv_machine::boot;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::x86_64::{clock, screen, uart};
+use log::LevelFilter;
 
 /// Bytes of log kept.
 const RING: usize = 32 << 10;
@@ -85,23 +87,40 @@ impl log::Log for Logger {
     }
     fn log(&self, r: &log::Record<'_>) {
         if self.enabled(r.metadata()) {
-            let now = clock::now();
-            let _ = writeln!(
-                CONSOLE.lock(),
-                "(oxen) [{:5}.{:06}] {}",
-                now / 1_000_000_000,
-                now / 1000 % 1_000_000,
-                r.args()
-            );
+            line(*r.args());
         }
     }
     fn flush(&self) {}
 }
 
-/// Starts logging to the serial line (before there is a heap).
-pub fn init(level: log::LevelFilter) {
+fn line(args: fmt::Arguments<'_>) {
+    let now = clock::now();
+    let (s, us) = (now / 1_000_000_000, now / 1000 % 1_000_000);
+    let _ = writeln!(CONSOLE.lock(), "(oxen) [{s:5}.{us:06}] {args}");
+}
+
+/// Starts logging to the serial line (before there is a heap), of the hypervisor and of guests.
+pub fn init(own: Levels, guests: Levels) {
     let _ = log::set_logger(&Logger);
-    log::set_max_level(level);
+    // What the hypervisor says of itself nobody can make it repeat.
+    log::set_max_level(own.limited);
+    GUESTS_ALWAYS.store(guests.always as usize, Relaxed);
+    GUESTS_LIMITED.store(guests.limited as usize, Relaxed);
+}
+
+static GUESTS_ALWAYS: AtomicUsize = AtomicUsize::new(LevelFilter::Off as usize);
+static GUESTS_LIMITED: AtomicUsize = AtomicUsize::new(LevelFilter::Warn as usize);
+/// The guests' common limit.
+static GUESTS_LIMIT: Limit = Limit::new();
+
+/// Logs something that a guest caused (`guest_loglvl=`).
+pub fn guest_line(level: log::Level, args: fmt::Arguments<'_>) {
+    let level = level as usize;
+    if level <= GUESTS_ALWAYS.load(Relaxed)
+        || level <= GUESTS_LIMITED.load(Relaxed) && GUESTS_LIMIT.allow(clock::now())
+    {
+        line(args);
+    }
 }
 
 /// Starts keeping the log, once there is a heap.
@@ -179,42 +198,3 @@ pub fn log_from(from: u64, max: usize, clear: bool) -> Option<(alloc::vec::Vec<u
     }
     Some((out, first + n))
 }
-
-/// A limit on how often something may be logged: 10 lines at once, then two a second.
-pub struct Limit {
-    /// System time in ns up to which the allowance is used.
-    used_until: AtomicU64,
-}
-
-impl Limit {
-    const COST: u64 = 500_000_000;
-    const BURST: u64 = 10 * Self::COST;
-
-    /// A fresh limit.
-    #[allow(clippy::new_without_default)]
-    pub const fn new() -> Limit {
-        Limit { used_until: AtomicU64::new(0) }
-    }
-
-    /// Whether one more line may be printed at `now`.
-    pub fn allow(&self, now: u64) -> bool {
-        self.used_until
-            .fetch_update(Relaxed, Relaxed, |u| {
-                let u = u.max(now.saturating_sub(Self::BURST)) + Self::COST;
-                (u <= now).then_some(u)
-            })
-            .is_ok()
-    }
-}
-
-/// Logs something that a guest caused, within the guests' common limit.
-#[macro_export]
-macro_rules! guest_warn {
-    ($($arg:tt)*) => {
-        if $crate::console::GUEST_LIMIT.allow(hv_machine::x86_64::clock::now()) {
-            log::warn!($($arg)*);
-        }
-    };
-}
-/// The guests' common limit.
-pub static GUEST_LIMIT: Limit = Limit::new();

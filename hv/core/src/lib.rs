@@ -1,7 +1,7 @@
 //! The hypervisor's decisions.
 //!
-//! The parts that decide without a machine (`emul`, `event`, `sched`, `time`, `grant`, `ranges`, `screen`) are compiled and tested on the
-//! host; the rest wires them to the CPU and is compiled for the target alone.
+//! The parts that decide without a machine (`emul`, `event`, `sched`, `time`, `grant`, `ranges` and a few more) are
+//! compiled and tested on the host; the rest wires them to the CPU and is compiled for the target alone.
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -15,6 +15,7 @@ pub mod dom0_size;
 pub mod emul;
 pub mod event;
 pub mod grant;
+pub mod log_levels;
 pub mod ranges;
 pub mod sched;
 pub mod screen;
@@ -28,7 +29,6 @@ pub mod acpi_setup;
 #[cfg(target_os = "none")]
 pub mod boot;
 #[cfg(target_os = "none")]
-#[macro_use]
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod domain;

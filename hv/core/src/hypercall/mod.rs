@@ -27,6 +27,7 @@ mod vcpu_op;
 mod vm_assist;
 mod xen_version;
 
+use crate::console::guest_line;
 use crate::domain::Current;
 use crate::error::{HcResult, Stop};
 use grant_table_op::Rest;
@@ -154,7 +155,8 @@ fn call(cur: &mut Current<'_>, n: u64, a: &mut [u64; 6]) -> HcResult {
         // A toolstack asks for a security policy: Xen is usually built without.
         nr::XSM_OP => Err(Errno::ENOSYS.into()),
         _ => {
-            guest_warn!("d{}v{}: unknown hypercall {n}", cur.dom.id, cur.vcpu.id);
+            let who = (cur.dom.id, cur.vcpu.id);
+            guest_line(log::Level::Warn, format_args!("d{}v{}: unknown hypercall {n}", who.0, who.1));
             Err(Errno::ENOSYS.into())
         }
     }
