@@ -279,7 +279,7 @@ impl Policy {
 
     /// What `IA32_ARCH_CAPABILITIES` says; `None` where the domain has no such register.
     pub fn arch_capabilities(&self) -> Option<u64> {
-        (self.arch_capabilities != 0).then_some(self.arch_capabilities)
+        (self.feat[0].edx & EDX7_ARCH_CAPABILITIES != 0).then_some(self.arch_capabilities)
     }
 
     /// The words of features, in the order of cpufeatureset.h.

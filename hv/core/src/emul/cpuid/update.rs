@@ -1,6 +1,9 @@
 //! Policies as lists of leaves: how a toolstack reads and changes them
 //! (`XEN_DOMCTL_get_cpu_policy`, `XEN_DOMCTL_set_cpu_policy`).
 
+use crate::emul::msr::{ARCH_CAPABILITIES, PLATFORM_INFO};
+use shared_abi::errno::Errno;
+
 use super::{BASIC_MAX, CACHES, ECX1_HYPERVISOR, EDX7_ITSC, EXTD_MAX_AMD, FEAT_MAX, Leaf, Policy, TOPOLOGY};
 
 /// The leaf and subleaf that make a list of leaves unacceptable.
@@ -66,6 +69,22 @@ impl Policy {
         new.clamp(max);
         new.settle();
         Ok(new)
+    }
+
+    /// Has the domain read `value` from a register, of those whose contents are a domain's own. It can't be told of
+    /// more than `max` is: that a flaw is absent, above all.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such register or value; `EOVERFLOW`: one that it has no room for.
+    pub fn set_register(&mut self, max: &Policy, register: u32, value: u64) -> Result<(), Errno> {
+        match register {
+            // 32 bits, of which none is offered.
+            PLATFORM_INFO if value >> 32 != 0 => return Err(Errno::EOVERFLOW),
+            PLATFORM_INFO if value == 0 => {}
+            ARCH_CAPABILITIES if value & !max.arch_capabilities == 0 => self.arch_capabilities = value,
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
     }
 
     fn set(&mut self, leaf: u32, subleaf: u32, value: Leaf) -> Option<()> {

@@ -9,6 +9,7 @@ use super::model::{HOST_CR4, Model, leaf};
 use crate::emul::cpuid::{Kind, Leaf, Origin, Policy, TimeInfo, View, with_waiting_lfence};
 use crate::emul::privop::{CR4_OSXSAVE, valid_xcr0};
 use crate::emul::{Cpu, Gpr};
+use shared_abi::errno::Errno;
 
 /// One recorded machine.
 pub struct Golden {
@@ -97,6 +98,27 @@ fn a_processor_that_is_sound_keeps_its_vectors() {
     }
     assert!(!Policy::new(golden("skylake-client").native(), 0, Kind::Guest).features().avx);
     assert!(Policy::new(golden("max").native(), 0, Kind::Guest).features().avx);
+}
+
+/// What a toolstack sets of a domain's registers is kept, as far as it is true of the processor.
+#[test]
+fn registers_are_set_within_the_machines() {
+    let (info, capabilities) = (0xce, 0x10a);
+    let max = Policy::new(golden("skylake-client").native(), 1 << 26 | 1 << 5, Kind::HardwareDomain);
+    let plain = Policy::new(golden("skylake-client").native(), 1 << 26 | 1 << 5, Kind::Guest);
+    let mut policy = plain.clone();
+    assert_eq!(policy.set_register(&max, info, 0), Ok(()));
+    assert_eq!(policy.set_register(&max, info, 1 << 31), Err(Errno::EINVAL));
+    assert_eq!(policy.set_register(&max, info, 1 << 32), Err(Errno::EOVERFLOW));
+    assert_eq!(policy.set_register(&max, 0x1b, 0), Err(Errno::EINVAL));
+    assert_eq!(policy.set_register(&max, capabilities, 1), Err(Errno::EINVAL), "Meltdown is not absent");
+    assert_eq!(policy, plain, "nothing of that is kept");
+    assert_eq!(policy.set_register(&max, capabilities, 1 << 26), Ok(()));
+    assert_eq!(policy.arch_capabilities(), None, "the domain has no such register yet");
+    let mut leaf7 = policy.stored(7, 0);
+    leaf7.edx |= 1 << 29;
+    let told = policy.updated(&max, [(7, 0, leaf7)]).unwrap();
+    assert_eq!(told.arch_capabilities(), Some(1 << 26));
 }
 
 /// Xen 4.17.7 on QEMU 7.2's `max`, which is of AMD's family 0xf: leaf 0x80000021 is there, with one bit, though the

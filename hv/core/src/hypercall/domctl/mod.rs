@@ -63,10 +63,13 @@ pub fn domctl(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         (None, _) => return Err(Errno::ESRCH.into()),
     };
     let reply = run(cur, &target, &mut op)?;
-    if reply == Reply::Write {
+    if reply != Reply::None {
         guest_mem::write(at, &op)?;
     }
-    Ok(0)
+    match reply {
+        Reply::Refuse(why) => Err(why.into()),
+        _ => Ok(0),
+    }
 }
 
 /// Whether the operation's structure goes back to the caller.
@@ -74,6 +77,8 @@ pub fn domctl(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
 enum Reply {
     None,
     Write,
+    /// It does, with what is wrong.
+    Refuse(Errno),
 }
 
 fn run(cur: &mut Current<'_>, d: &Arc<Domain>, op: &mut Domctl) -> Result<Reply, Stop> {
@@ -117,7 +122,7 @@ fn run(cur: &mut Current<'_>, d: &Arc<Domain>, op: &mut Domctl) -> Result<Reply,
             Ok(None)
         }
         XEN_DOMCTL_GET_CPU_POLICY => policy::get(d, op).map(|()| Write),
-        XEN_DOMCTL_SET_CPU_POLICY => policy::set(d, op).map(|()| Write),
+        XEN_DOMCTL_SET_CPU_POLICY => Ok(policy::set(d, op)?.map_or_else(Reply::Refuse, |()| Write)),
 
         XEN_DOMCTL_MAX_VCPUS => vcpu::make(cur, d, op.max_vcpus().max).map(|()| None),
         XEN_DOMCTL_SETVCPUCONTEXT => vcpu::set_context(cur, d, op.vcpucontext()).map(|()| None),

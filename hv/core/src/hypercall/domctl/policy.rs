@@ -109,10 +109,10 @@ pub(in crate::hypercall) fn featureset(f: &mut SysctlCpuFeatureset) -> Result<Re
     Ok(if n < words.len() { Err(Errno::ENOBUFS) } else { Ok(()) })
 }
 
-/// `XEN_DOMCTL_set_cpu_policy`.
-pub(super) fn set(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
+/// `XEN_DOMCTL_set_cpu_policy`: all of it or nothing. The operation goes back with what is wrong.
+pub(super) fn set(d: &Domain, op: &mut Domctl) -> Result<Result<(), Errno>, Stop> {
     let mut p = op.cpu_policy();
-    if p.nr_leaves > MAX_LEAVES {
+    if p.nr_leaves > MAX_LEAVES || p.nr_msrs > MSRS {
         return Err(Errno::E2BIG.into());
     }
     let mut leaves = alloc::vec::Vec::new();
@@ -121,21 +121,30 @@ pub(super) fn set(d: &Domain, op: &mut Domctl) -> Result<(), Stop> {
         let l: CpuidLeaf = guest_mem::read_at(p.leaves, i.into())?;
         leaves.push((l.leaf, l.subleaf, Leaf { eax: l.a, ebx: l.b, ecx: l.c, edx: l.d }));
     }
-    let now = d.policy.lock().clone();
-    match now.updated(&dom0::policy(Kind::HardwareDomain), leaves) {
-        Ok(new) => {
-            let new = try_arc(new)?;
-            *d.policy.lock() = new;
+    (p.err_leaf, p.err_subleaf, p.err_msr) = (u32::MAX, u32::MAX, u32::MAX);
+    let (now, max) = (d.policy.lock().clone(), dom0::policy(Kind::HardwareDomain));
+    let mut wrong = Ok(());
+    match now.updated(&max, leaves) {
+        Ok(mut new) => {
+            for i in 0..p.nr_msrs {
+                let m: MsrEntry = guest_mem::read_at(p.msrs, i.into())?;
+                let set =
+                    if m.flags != 0 { Err(Errno::EINVAL) } else { new.set_register(&max, m.idx, m.val) };
+                if set.is_err() {
+                    (p.err_msr, wrong) = (m.idx, set);
+                    break;
+                }
+            }
+            if wrong.is_ok() {
+                let new = try_arc(new)?;
+                *d.policy.lock() = new;
+            }
         }
         Err(bad) => {
-            p.err_leaf = bad.leaf;
-            p.err_subleaf = bad.subleaf;
-            p.err_msr = u32::MAX;
-            op.set_cpu_policy(p);
-            return Err(Errno::EINVAL.into());
+            (p.err_leaf, p.err_subleaf) = (bad.leaf, bad.subleaf);
+            wrong = Err(Errno::EINVAL);
         }
     }
-    (p.err_leaf, p.err_subleaf, p.err_msr) = (u32::MAX, u32::MAX, u32::MAX);
     op.set_cpu_policy(p);
-    Ok(())
+    Ok(wrong)
 }
