@@ -89,7 +89,8 @@ impl GrantTable<'_> {
                     *entry = Plain { flags, dom: (head >> 16) as u16, frame };
                 }
                 GTF_TRANSITIVE => return Err(Errno::ERANGE),
-                _ => {}
+                // What has begun goes on, also if the guest has changed the entry's type under it.
+                _ => entry.flags = v2.status.load(SeqCst) & MARKS,
             }
         }
         // (XSA-255: a frame that a guest can still write must not be anything else.)

@@ -275,6 +275,22 @@ fn a_version_is_changed_while_only_the_first_entries_are_in_use() {
     w.end();
 }
 
+/// Found by the model: the guest makes an entry in use say something else, and changes the version. The use went on
+/// without its marks.
+#[test]
+fn a_use_keeps_its_marks_whatever_its_entry_says_by_then() {
+    let w = World::new(2);
+    assert_eq!(w.set_version(0, 2), Ok(()));
+    w.grant_v2(0, 7, 1, 0, 0);
+    let mapped = w.map(1, 0, 7, 1, HOST).unwrap();
+    w.write_v2(0, 7, GTF_ACCEPT_TRANSFER, w.doms[1].id, 0, 0);
+    assert_eq!(w.set_version(0, 1), Ok(()));
+    assert_eq!(w.entry_flags(0, 7), GTF_READING | GTF_WRITING);
+    w.unmap_host(1, mapped.handle, 1).unwrap();
+    assert_eq!(w.entry_flags(0, 7), 0);
+    w.end();
+}
+
 #[test]
 fn what_version_1_cannot_say_keeps_version_2() {
     let w = World::new(2);
