@@ -55,11 +55,20 @@ pub struct Spec {
     pub policy: Policy,
 }
 
+/// Whether a number is some domain's, or was one's of which somebody maps frames still: the next to bear it would be
+/// their owner.
+pub fn is_taken(id: DomId) -> bool {
+    super::find(id).is_some() || frames().owned(id) != 0
+}
+
 /// Makes a domain: no vcpus, no memory, paused.
 ///
 /// # Errors
 /// `EEXIST` when the number is taken, `ENOMEM`, `EINVAL`.
 pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
+    if is_taken(spec.id) {
+        return Err(Errno::EEXIST);
+    }
     let ports = event::Ports::new(event::Limits {
         max_port: spec.max_port,
         vcpus: spec.max_vcpus,

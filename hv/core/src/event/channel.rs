@@ -190,16 +190,18 @@ impl Ports {
         self.fifo.load(Ordering::Acquire)
     }
 
-    /// From now on the domain uses the FIFO ABI, or no more. The caller holds the event lock.
-    pub(super) fn set_fifo(&self, fifo: bool) {
-        self.fifo.store(fifo, Ordering::Release);
-        let grown = self.grown.iter().filter_map(Once::get).flatten();
-        for word in self.first.iter().chain(grown) {
-            match fifo {
-                true => word.fetch_or(FIFO, Ordering::AcqRel),
-                false => word.fetch_and(!FIFO, Ordering::AcqRel),
-            };
+    /// From now on the domain uses the FIFO ABI. `used`: the ports in use, which are few by then; the others learn of it
+    /// when they are opened. The caller holds the event lock.
+    pub(super) fn begin_fifo(&self, used: impl Iterator<Item = Port>) {
+        self.fifo.store(true, Ordering::Release);
+        for word in used.filter_map(|port| self.word(port)) {
+            word.fetch_or(FIFO, Ordering::AcqRel);
         }
+    }
+
+    /// The domain, which has no port in use, uses the 2-level ABI again. The caller holds the event lock.
+    pub(super) fn end_fifo(&self) {
+        self.fifo.store(false, Ordering::Release);
     }
 
     /// How many vcpus the domain has.

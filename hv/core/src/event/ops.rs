@@ -420,7 +420,7 @@ impl<B: SharedBits + ?Sized> Side<'_, B> {
         let mut fifo = Fifo::new(self.ports.vcpus(), self.ports.fifo_limit())?;
         fifo.set_control(vcpu, page, offset);
         *self.bits.fifo().lock() = Some(fifo);
-        self.ports.set_fifo(true);
+        self.ports.begin_fifo(core::iter::successors(self.ctl.next_used(1), |p| self.ctl.next_used(p.0 + 1)));
         settle();
         let mut next = self.ctl.next_used(1);
         while let Some(port) = next.filter(|port| port.0 < before) {
@@ -497,9 +497,7 @@ impl<B: SharedBits + ?Sized> Side<'_, B> {
         if self.ctl.in_use != 0 {
             return Err(Errno::EAGAIN);
         }
-        if self.ports.is_fifo() {
-            self.ports.set_fifo(false);
-        }
+        self.ports.end_fifo();
         self.ctl.linked.fill(0);
         self.ctl.linked_ports = 0;
         Ok(self.bits.fifo().lock().take())

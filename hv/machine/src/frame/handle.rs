@@ -294,6 +294,7 @@ impl<'t> Shared<'t> {
 
 impl Drop for Shared<'_> {
     fn drop(&mut self) {
+        self.table.count_as_given_up(self.mfn);
         self.table.put_type_orphan(self.mfn);
     }
 }

@@ -137,9 +137,20 @@ impl FrameTable {
     }
 
     /// How many frames belong to `owner`'s memory, those included that others still refer to after it
-    /// gave them up. Frames shared with it by the hypervisor don't count.
+    /// gave them up. Frames shared with it by the hypervisor don't count as long as they are shared. The number of a
+    /// domain that is gone is not free before there are none: the next to bear it would be their owner.
     pub fn owned(&self, owner: DomId) -> u32 {
         self.list(owner).map_or(0, |list| list.len())
+    }
+
+    /// A frame that the hypervisor shared, and shares no more: from here on it counts as one that its owner gave up.
+    pub(super) fn count_as_given_up(&self, mfn: u32) {
+        let owner = self.at(mfn).word().owner();
+        if let Some(mut list) = self.list_or_new(owner)
+            && self.at(mfn).lower(owner, Word::SHARED)
+        {
+            list.push_last(mfn);
+        }
     }
 
     /// Takes a frame without references out of its owner's memory and frees it.

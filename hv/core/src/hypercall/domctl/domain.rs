@@ -2,7 +2,7 @@
 
 use crate::domain::grants::Limits;
 use crate::domain::lifecycle::{self, Spec};
-use crate::domain::{Current, Domain, dom0, find, vcpu::pause};
+use crate::domain::{Current, Domain, dom0, vcpu::pause};
 use crate::emul::cpuid::Kind;
 use crate::error::Stop;
 use crate::mm;
@@ -22,7 +22,7 @@ const MAX_VCPUS: u32 = 64;
 fn free_id() -> Result<DomId, Errno> {
     let last = LAST.load(SeqCst);
     let ids = (last + 1..u32::from(DomId::FIRST_RESERVED.0)).chain(1..=last);
-    let id = ids.map(|n| DomId(n as u16)).find(|id| find(*id).is_none()).ok_or(Errno::ENOMEM)?;
+    let id = ids.map(|n| DomId(n as u16)).find(|id| !lifecycle::is_taken(*id)).ok_or(Errno::ENOMEM)?;
     LAST.store(id.0.into(), SeqCst);
     Ok(id)
 }

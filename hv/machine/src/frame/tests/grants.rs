@@ -86,7 +86,7 @@ fn a_grants_entry_that_is_overwritten_counts_once() {
 fn a_shared_frame_can_be_mapped_but_never_becomes_a_table() {
     let table = machine(64);
     let (l1, _) = mapper(&table);
-    let free = table.free_frames();
+    let (free, owned) = (table.free_frames(), table.owned(D1));
     let mut work = work(&table);
     let info = table.share(table.alloc(0, Limit::Any).unwrap(), D1, Type::Writable);
     let fixed = table.share(table.alloc(0, Limit::Any).unwrap(), D1, Type::ReadOnly);
@@ -105,11 +105,12 @@ fn a_shared_frame_can_be_mapped_but_never_becomes_a_table() {
     drop(info);
     drop(fixed);
     assert_eq!(table.free_frames(), free - 2, "still mapped");
+    assert_eq!(table.owned(D1), owned + 2, "and so its number is not free");
     audit(&table, &[]);
     for index in [0, 1] {
         update(&table, l1, index, 0).unwrap();
     }
-    assert_eq!(table.free_frames(), free);
+    assert_eq!((table.free_frames(), table.owned(D1)), (free, owned));
     let again: Vec<_> = (0..free).map(|_| table.alloc(0, Limit::Any).unwrap()).collect();
     for block in again.iter().filter(|block| [one, two].contains(&block.mfn())) {
         assert_eq!(block.page(0).load_u64(0), 0, "cleared");
