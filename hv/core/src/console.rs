@@ -10,7 +10,7 @@ use crate::screen::Screen;
 use alloc::boxed::Box;
 use alloc::vec;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use hv_machine::boot;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::x86_64::{clock, screen, uart};

@@ -48,8 +48,15 @@ impl Current<'_> {
         mm::load_root(root);
     }
 
-    /// Crashes the domain with its registers in the log. The vcpu does not run again.
+    /// Crashes the domain, with the registers of the first vcpu that does in the log. The vcpu does not run again.
     pub fn crash(&mut self, why: &str) {
+        if !self.dom.crash_told.swap(true, Relaxed) {
+            self.tell_of_crash(why);
+        }
+        super::lifecycle::shut_down(self.dom, shared_abi::sched::SHUTDOWN_CRASH);
+    }
+
+    fn tell_of_crash(&self, why: &str) {
         let r = self.cx.cpu.regs();
         log::error!(
             "d{}v{} crashed: {why}\n\
@@ -85,7 +92,6 @@ impl Current<'_> {
             self.vcpu.info.cr2(),
             self.cx.root().map_or(0, |m| m.address())
         );
-        super::lifecycle::shut_down(self.dom, shared_abi::sched::SHUTDOWN_CRASH);
     }
 
     /// Wants the run loop to look at this vcpu before the guest is entered again.

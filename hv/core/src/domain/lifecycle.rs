@@ -28,7 +28,7 @@ use hv_machine::vcpu::{Selectors, VcpuState};
 use hv_machine::x86_64::cpu::{self, is_canonical};
 use shared_abi::arch_x86::*;
 use shared_abi::errno::Errno;
-use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_WATCHDOG};
+use shared_abi::sched::SHUTDOWN_WATCHDOG;
 use shared_abi::xen::VIRQ_DOM_EXC;
 use shared_abi::{DomId, Mfn};
 use spin::Once;
@@ -99,6 +99,7 @@ pub fn create(spec: Spec) -> Result<Arc<Domain>, Errno> {
         pauses: AtomicU32::new(1),
         shutdown: AtomicI64::new(-1),
         shutdown_code: AtomicI64::new(-1),
+        crash_told: AtomicBool::new(false),
         dying: AtomicBool::new(false),
         relinquished: AtomicBool::new(false),
         watchdogs: Mutex::new(rank::TIMER, Watchdogs::default()),
@@ -224,6 +225,7 @@ pub fn set_shutdown_code(dom: &Domain, reason: u32) {
 /// `XEN_DOMCTL_resumedomain`: as if it had not shut down.
 pub fn resume_domain(dom: &Domain) {
     dom.shutdown.store(-1, SeqCst);
+    dom.crash_told.store(false, SeqCst);
     resume(dom);
 }
 
@@ -402,10 +404,4 @@ pub fn set_context(
         v.unblock(pause::DOWN);
     }
     Ok(())
-}
-
-/// The domain crashed by the hypervisor's judgement.
-pub fn crash(dom: &Domain, why: &str) {
-    log::error!("d{} crashed: {why}", dom.id);
-    shut_down(dom, SHUTDOWN_CRASH);
 }

@@ -79,6 +79,8 @@ pub struct Domain {
     pub shutdown: AtomicI64,
     /// The reason that its shutdown will have whatever it says (`SCHEDOP_shutdown_code`); -1: none.
     pub shutdown_code: AtomicI64,
+    /// The log has told of its crash: each vcpu may have one to tell of, and a serial line is slow.
+    pub crash_told: AtomicBool,
     /// It is being destroyed; `lifecycle` says how far.
     pub dying: AtomicBool,
     /// Destroyed but for frames that others still map by grant.

@@ -29,7 +29,7 @@ pub fn sched_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         SCHEDOP_POLL => poll(cur, guest_mem::read(arg)?),
         SCHEDOP_SHUTDOWN => {
             let s: SchedShutdown = guest_mem::read(arg)?;
-            if s.reason == SHUTDOWN_CRASH {
+            if s.reason == SHUTDOWN_CRASH && !cur.dom.crash_told.swap(true, SeqCst) {
                 log::warn!("d{}v{} says it crashed", cur.dom.id, cur.vcpu.id);
             }
             lifecycle::shut_down(cur.dom, s.reason);

@@ -2,7 +2,7 @@
 
 use crate::domain::vcpu::pause;
 use crate::domain::{Current, Vcpu, lifecycle};
-use crate::error::HcResult;
+use crate::error::{HcResult, Stop};
 use crate::{mm, run};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::SeqCst;
@@ -39,7 +39,10 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             if !v.info.exists() {
                 return Err(Errno::EINVAL.into());
             }
-            if !own && !v.context.try_lock().is_none_or(|c| c.initialised) {
+            // One that a CPU has was initialised. Another whose context is taken is being initialised at this moment, or
+            // comes to a CPU.
+            if v.running_on.load(SeqCst) == u32::MAX && !v.context.try_lock().ok_or(Stop::Retry)?.initialised
+            {
                 return Err(Errno::EINVAL.into());
             }
             v.unblock(pause::DOWN);
