@@ -30,7 +30,7 @@ const DRIVERS: [&str; 2] = ["xen-blkfront", "xen-netfront"];
 const DISK: u64 = 16 << 20;
 
 /// What dom0's Linux does when its toolstack is up: it is the peer.
-const SESSION: &str = "pvio serve &\nxl create /etc/xen/io.cfg && xl console io";
+const SESSION: &str = "pvio serve &\nxl create /etc/xen/io.cfg && xl console io || echo PI exit 1";
 
 /// Whose backends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,9 +147,12 @@ impl Bench {
         let mut machine = bench::start(options, &name)?;
         if dom0 == Dom0::Ours {
             machine.wait_for_prompt("oxen# ")?;
-            for line in ["xl create /etc/xen/peer.cfg", "xl create /etc/xen/io.cfg", "xl console io"] {
-                machine.type_line(line)?;
+            for guest in ["peer", "io"] {
+                machine.type_line(&format!("xl create /etc/xen/{guest}.cfg --json"))?;
+                let answer = machine.wait_for("{\"")?;
+                ensure!(!answer.contains("\"error\""), "{answer}");
             }
+            machine.type_line("xl console io")?;
         }
         let end = machine.wait_at_most(PATIENCE, "PI exit ")?;
         ensure!(end.contains("PI exit 0"), "pvio failed: {end}");
