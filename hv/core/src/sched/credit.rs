@@ -47,6 +47,9 @@ pub const DEBT: u64 = 50 * MS;
 pub const STEAL_MARGIN: u64 = MS / 2;
 /// How far ahead the running vcpu must be for a waking one to interrupt it, ns at weight 256.
 pub const PREEMPT_MARGIN: u64 = MS / 4;
+/// The rate limit by default, ns. A guest that makes request after request would be interrupted by its backend at each;
+/// in this time it makes several, which are then served together. It is too short to be felt as a delay.
+const RATELIMIT: u64 = 20 * US;
 /// An idle CPU that met a locked queue looks again after this, ns.
 const RETRY: u64 = MS / 20;
 
@@ -87,7 +90,7 @@ impl Credit {
             vcpus: Entities::new(),
             idle: AtomicU64::new(0),
             reached: AtomicU64::new(0),
-            ratelimit: AtomicU64::new(0),
+            ratelimit: AtomicU64::new(RATELIMIT),
         })
     }
 

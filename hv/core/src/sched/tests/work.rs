@@ -24,6 +24,26 @@ fn a_waking_vcpu_is_served_at_once_beside_spinners() {
     }
 }
 
+/// A guest that had just been let in was interrupted by its backend at each request: what Linux sent over netfront to
+/// Linux's netback took 4.9 loads of CR3 each 4 KiB, on Xen 0.3.
+#[test]
+fn a_backend_lets_its_guest_make_more_requests_at_once() {
+    let sched = Credit::new(1).unwrap();
+    let (guest, backend) =
+        (sched.insert(Params::default()).unwrap(), sched.insert(Params::default()).unwrap());
+    let _ = sched.wake(guest, 0);
+    assert_eq!(sched.pick(0, 0).run, Some(guest));
+    let _ = sched.sleep(guest);
+    assert_eq!(sched.pick(0, 50 * MS).run, None);
+    let _ = (sched.descheduled(guest), sched.wake(guest, 60 * MS));
+    assert_eq!(sched.pick(0, 60 * MS).run, Some(guest));
+    let limit = 60 * MS + u64::from(sched.ratelimit_us()) * US;
+    assert_eq!(sched.wake(backend, 60 * MS + US), CpuSet::one(0));
+    let pick = sched.pick(0, 60 * MS + US);
+    assert_eq!((pick.run, pick.until), (Some(guest), limit));
+    assert_eq!(sched.pick(0, limit).run, Some(backend));
+}
+
 /// With a rate limit whoever has begun goes on for that long, and no longer.
 #[test]
 fn a_rate_limit_has_a_waking_vcpu_wait_for_it() {
