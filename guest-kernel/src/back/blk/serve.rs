@@ -22,7 +22,7 @@ use shared_abi::{GrantRef, Port};
 /// Requests of one device in flight.
 const WORKERS: usize = 8;
 /// Pages of one device kept mapped: a frontend's pool, and more.
-const PERSISTENT: usize = 64;
+const PERSISTENT: usize = 512;
 /// How often a ring is looked at that is closed, at most, and how long it may stay quiet.
 const LAST_ROUNDS: u32 = 50;
 const LAST_ROUND: Duration = Duration::from_millis(20);
