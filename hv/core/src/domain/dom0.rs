@@ -13,6 +13,7 @@ use super::grants::Limits;
 use super::kernel::Kernel;
 use super::lifecycle::{Spec, create, make_vcpus, set_context, unpause_domain};
 use super::vcpu::pause;
+use crate::dom0_layout::{Layout, tables};
 use crate::emul::cpuid::{Kind, Leaf, Policy, with_waiting_lfence};
 use crate::mm::{frames, with_rights};
 use crate::run;
@@ -173,11 +174,6 @@ fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(4096)
 }
 
-/// Tables of each level that map `start..end`.
-fn tables(start: u64, end: u64) -> [u64; 4] {
-    [21, 30, 39, 48].map(|shift| ((end - 1) >> shift) - (start >> shift) + 1)
-}
-
 /// Builds it and lets it run.
 pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
     let file = bzimage::unpack(plan.kernel).map_err(Error::Packed)?;
@@ -203,23 +199,10 @@ pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
     // The region, in pages from the kernel's base.
     let base = kernel.base;
     let ramdisk_at = pages(kernel.end - base);
-    let p2m_at = ramdisk_at + pages(plan.ramdisk.map_or(0, <[u8]>::len) as u64);
-    let p2m_pages = pages(plan.frames * 8);
-    let info_at = p2m_at + p2m_pages;
-    let tables_at = info_at + 1;
-    let mut count = 0;
-    // Tables and stack are in the region too: grow it until it holds what maps it. At least half a MiB is left
-    // behind the stack, and the end is on a 4 MiB boundary.
-    let end = loop {
-        let end_page = (tables_at + count + 1 + 128).next_multiple_of(1024);
-        let end = base + end_page * 4096;
-        let need = tables(base, end).iter().sum();
-        if need <= count {
-            break end;
-        }
-        count = need;
-    };
-    let stack_at = tables_at + count;
+    let used = ramdisk_at + pages(plan.ramdisk.map_or(0, <[u8]>::len) as u64);
+    let layout = Layout::new(base, used, pages(plan.frames * 8));
+    let Layout { p2m: p2m_at, info: info_at, tables: tables_at, count, stack: stack_at, .. } = layout;
+    let end = base + layout.end * 4096;
     if (end - base) / 4096 > plan.frames {
         return Err("dom0 is too small for its kernel and ramdisk (dom0_mem)".into());
     }
