@@ -13,6 +13,13 @@
 //! gets all it can use, so what it seems to be owed beyond [`DEBT`] is forgotten; and a CPU that
 //! was idle takes up the virtual time the machine has `reached`.
 //!
+//! # When a waking vcpu interrupts
+//!
+//! A guest's request wakes its backend, which has used little CPU time and goes first. That is right for a guest that
+//! now waits for the answer: it finds it when it goes on, and need not sleep. One that makes request after request had
+//! better go on, and have several served at once. Which it is, is learnt: each vcpu is let go on now and then, for the
+//! rate limit at most. One that has then more to do than it takes to go to sleep (`SOON`) is let go on each time.
+//!
 //! # Why no CPU idles while a vcpu waits
 //!
 //! A CPU that finds nothing sets its bit in `idle` and looks at all queues once more. Whoever
@@ -47,9 +54,12 @@ pub const DEBT: u64 = 50 * MS;
 pub const STEAL_MARGIN: u64 = MS / 2;
 /// How far ahead the running vcpu must be for a waking one to interrupt it, ns at weight 256.
 pub const PREEMPT_MARGIN: u64 = MS / 4;
-/// The rate limit by default, ns. A guest that makes request after request would be interrupted by its backend at each;
-/// in this time it makes several, which are then served together. It is too short to be felt as a delay.
-const RATELIMIT: u64 = 20 * US;
+/// The rate limit by default, ns.
+const RATELIMIT: u64 = 200 * US;
+/// A vcpu that sleeps within this time after another was to take its CPU had no more to do, ns.
+const SOON: u64 = 20 * US;
+/// So often is a vcpu interrupted before it is let go on to see what it does.
+const PROBE: u8 = 16;
 /// An idle CPU that met a locked queue looks again after this, ns.
 const RETRY: u64 = MS / 20;
 
@@ -268,6 +278,29 @@ impl Credit {
             .map_or(CpuSet::NONE, CpuSet::one)
     }
 
+    /// Whether the former vcpu of `cpu`, which is back in the queue and has only begun to run, goes on whoever waits.
+    fn goes_on(&self, cpu: u32, vcpu: Handle) -> bool {
+        self.vcpus.get(vcpu).is_some_and(|entity| {
+            let probed = entity.interrupted.load(Ordering::Relaxed) >= PROBE;
+            entity.state() == State::Waiting
+                && entity.may_run_on(cpu)
+                && (probed || entity.patient.load(Ordering::Relaxed))
+        })
+    }
+
+    /// Learns from `prev`, which has left its CPU: `pressed` says since when it was let go on although another was to run.
+    fn displaced(&self, prev: Option<Handle>, pressed: Option<u64>, now: u64) {
+        let Some(entity) = prev.and_then(|v| self.vcpus.get(v)) else { return };
+        let wants_more = entity.state() == State::Waiting;
+        if let Some(since) = pressed {
+            entity.interrupted.store(0, Ordering::Relaxed);
+            entity.patient.store(wants_more || now.saturating_sub(since) > SOON, Ordering::Relaxed);
+        } else if wants_more {
+            let before = entity.interrupted.load(Ordering::Relaxed);
+            entity.interrupted.store(before.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
     /// Chooses for `cpu`, whose former vcpu is back in the queue: `None` is idle, and the flag
     /// says that a locked queue hid whether there was something.
     fn choose(&self, cpu: u32, queue: &mut RunQueue, yielding: Option<Handle>) -> (Option<Handle>, bool) {
@@ -400,13 +433,8 @@ impl Policy for Credit {
             }
         }
 
-        // One that has just begun goes on, whoever waits, unless it must not.
         let limit = queue.started.saturating_add(self.ratelimit.load(Ordering::Relaxed));
-        let goes_on = |vcpu: &Handle| {
-            let entity = self.vcpus.get(*vcpu);
-            entity.is_some_and(|e| e.state() == State::Waiting && e.may_run_on(cpu))
-        };
-        let kept = prev.filter(|vcpu| now < limit && yielding.is_none() && goes_on(vcpu));
+        let kept = prev.filter(|vcpu| now < limit && yielding.is_none() && self.goes_on(cpu, *vcpu));
         let (mut run, mut unsure) = match kept {
             Some(vcpu) => {
                 queue.unwait(vcpu);
@@ -440,13 +468,15 @@ impl Policy for Credit {
             };
             let slice = budget::left(entity).map_or(slice, |left| slice.min(left));
             until = until.min(now.saturating_add(slice));
-            if kept.is_some() {
+            if kept.is_some() && queue.waiting_count() > 0 {
                 until = until.min(limit);
+                queue.pressed.get_or_insert(now);
             }
         } else if unsure {
             until = until.min(now.saturating_add(RETRY));
         }
         if run != prev {
+            self.displaced(prev, queue.pressed.take(), now);
             queue.started = now;
         }
         queue.current = run;

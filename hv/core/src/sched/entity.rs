@@ -49,6 +49,10 @@ pub struct Entity {
     pub leaving: AtomicBool,
     /// Lets another go first at the next pick.
     pub yielding: AtomicBool,
+    /// It went on for long, the last time that it was let after another was to take its CPU.
+    pub patient: AtomicBool,
+    /// How often another took its CPU since it was last let go on.
+    pub interrupted: AtomicU8,
     /// What is left of the cap's budget, ns; and when it is filled again.
     pub budget: AtomicI64,
     pub refill_at: AtomicU64,
@@ -67,6 +71,8 @@ impl Entity {
             remainder: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             yielding: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
+            interrupted: AtomicU8::new(0),
             budget: AtomicI64::new(0),
             refill_at: AtomicU64::new(0),
         }
@@ -200,6 +206,8 @@ impl Entities {
             entity.refill_at.store(0, Ordering::Relaxed);
             entity.leaving.store(false, Ordering::Relaxed);
             entity.yielding.store(false, Ordering::Relaxed);
+            entity.patient.store(false, Ordering::Relaxed);
+            entity.interrupted.store(0, Ordering::Relaxed);
             entity.set_state(State::Asleep);
             return Ok((n * CHUNK + m) as Handle);
         }

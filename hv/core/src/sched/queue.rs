@@ -25,8 +25,9 @@ pub struct RunQueue {
     /// What the CPU runs, and since when it has not been charged.
     pub current: Option<Handle>,
     pub since: u64,
-    /// When it began to.
+    /// When it began to, and since when it is let go on although another is to run.
     pub started: u64,
+    pub pressed: Option<u64>,
     /// Virtual time this queue has reached: that of the latest vcpu it chose.
     pub floor: u64,
     waiting: Vec<(u64, Handle)>,
@@ -43,6 +44,7 @@ impl Cpu {
                     current: None,
                     since: 0,
                     started: 0,
+                    pressed: None,
                     floor: 0,
                     waiting: Vec::new(),
                     parked: Vec::new(),
