@@ -307,11 +307,14 @@ impl VcpuState {
     pub fn kernel_root(&self) -> Option<&Frame<'static, L4>> {
         self.kernel_root.as_ref()
     }
-    /// Another root table for kernel mode, or none; the one before.
+    /// Another root table for kernel mode, which shows the machine-to-physical table, or none; the one before.
     pub fn replace_kernel_root(&mut self, root: Option<Frame<'static, L4>>) -> Option<Frame<'static, L4>> {
         let mode = &mut self.block.mode;
         match &root {
-            Some(root) => mode.cr3 = root.mfn().address(),
+            Some(root) => {
+                root.show_m2p(true);
+                mode.cr3 = root.mfn().address();
+            }
             None => (mode.entry, mode.cr3) = (0, 0),
         }
         core::mem::replace(&mut self.kernel_root, root)

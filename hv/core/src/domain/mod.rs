@@ -117,4 +117,8 @@ impl Domain {
     pub fn architectural_iopl(&self) -> bool {
         self.assists.load(Relaxed) & 1 << shared_abi::xen::VMASST_TYPE_ARCHITECTURAL_IOPL != 0
     }
+    /// Whether it enabled `VMASST_TYPE_m2p_strict`.
+    pub fn m2p_strict(&self) -> bool {
+        self.assists.load(Relaxed) & 1 << shared_abi::xen::VMASST_TYPE_M2P_STRICT != 0
+    }
 }

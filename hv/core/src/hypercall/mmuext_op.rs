@@ -50,6 +50,10 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
                 Mfn(0) => None,
                 mfn => Some(with_rights(cur.dom, of, |r| frames().get_root(mfn, r, &mut cur.cx.work))?),
             };
+            // Not even if it is a kernel's too.
+            if let Some(root) = new.as_ref().filter(|_| cur.dom.m2p_strict()) {
+                root.show_m2p(false);
+            }
             // The kernel's table is what CR3 holds: the old user table is in no CPU.
             if let Some(old) = cur.cx.cpu.replace_user_root(new) {
                 old.release(&mut cur.cx.work);

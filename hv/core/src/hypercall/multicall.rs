@@ -17,6 +17,9 @@ const LOOK: u64 = 8;
 /// Runs the list; each entry's result goes into it.
 pub fn multicall(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
     let (list, count) = (GuestAddr(a[0]), a[1] & 0xffff_ffff);
+    if !guest_mem::access_ok(list, 0) {
+        return Err(Errno::EFAULT.into());
+    }
     for i in 0..count {
         let waits =
             || if i % LOOK == 0 { super::should_yield(cur) } else { cur.vcpu.attention.load(Relaxed) };

@@ -5,11 +5,12 @@
 //! last use of a table, the table goes to the orphans, which [`FrameTable::settle`] works off. Where a
 //! guest can cause that, use [`Frame::release`], which charges it to the guest's own work.
 
-use super::table::FrameTable;
+use super::table::{FIRST_HV_SLOT, FrameTable, M2P_SLOT};
 use super::types::Work;
 use super::word::{Type, Word};
 use crate::ram::{Page, View};
 use core::marker::PhantomData;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use shared_abi::{DomId, Mfn};
 
 mod sealed {
@@ -264,6 +265,15 @@ impl FrameTable {
                 entry.reset(Word(word.0 + Word::TYPE_USE));
             }
         }
+    }
+}
+
+impl Frame<'_, L4> {
+    /// Shows the machine-to-physical table to who runs on this root, or hides it. What a CPU that runs on it has cached
+    /// of it stays until its next change of address spaces.
+    pub fn show_m2p(&self, shown: bool) {
+        let entry = if shown { self.table.template[M2P_SLOT - FIRST_HV_SLOT].load(Relaxed) } else { 0 };
+        self.table.ram().entry(self.mfn, M2P_SLOT).store(entry, SeqCst);
     }
 }
 

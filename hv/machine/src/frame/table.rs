@@ -26,6 +26,8 @@ pub(super) const UNTOLD: Word = Word::new(DomId::INVALID, 0);
 pub const INVALID_M2P_ENTRY: u64 = !0;
 /// First slot of an L4 table that is the hypervisor's.
 pub const FIRST_HV_SLOT: usize = 256;
+/// The one of them with the machine-to-physical table, and nothing else.
+pub const M2P_SLOT: usize = FIRST_HV_SLOT;
 /// How many there are: 256 to 271 (xen-x86_64.h `HYPERVISOR_VIRT_START`..`HYPERVISOR_VIRT_END`).
 pub const HV_SLOTS: usize = 16;
 

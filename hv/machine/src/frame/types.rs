@@ -15,7 +15,7 @@
 use super::desc;
 use super::entry::{Asked, Put, Refusal};
 use super::handle::{Frame, Held, L4, SegDesc, State, Table, Writable};
-use super::table::{FIRST_HV_SLOT, FrameTable, HV_SLOTS, NONE};
+use super::table::{FIRST_HV_SLOT, FrameTable, HV_SLOTS, M2P_SLOT, NONE};
 use super::word::{Phase, Type};
 use crate::frame::Rights;
 use core::ops::Range;
@@ -327,8 +327,10 @@ impl FrameTable {
             }
         }
         if level == 4 {
-            for (index, value) in self.template.iter().enumerate() {
-                self.ram().entry(mfn, FIRST_HV_SLOT + index).store(value.load(Relaxed), SeqCst);
+            // All but the M2P, which is a kernel's to see ([`Frame::show_m2p`]).
+            self.ram().entry(mfn, M2P_SLOT).store(0, SeqCst);
+            for (slot, value) in (FIRST_HV_SLOT..).zip(&self.template).filter(|(slot, _)| *slot != M2P_SLOT) {
+                self.ram().entry(mfn, slot).store(value.load(Relaxed), SeqCst);
             }
         }
         Ok(())

@@ -83,7 +83,8 @@ pub unsafe fn init(info: &BootInfo, alloc: &mut EarlyAlloc, m2p: core::ops::Rang
         }
     }
     for (i, at) in m2p.step_by(2 << 20).enumerate() {
-        set(layout::M2P + ((i as u64) << 21), 2, US, at | P | US | AD | PSE | G | NX);
+        // Not global: a guest's users don't see it.
+        set(layout::M2P + ((i as u64) << 21), 2, US, at | P | US | AD | PSE | NX);
     }
     let addr = |s: &u8| s as *const u8 as u64;
     // SAFETY: the linker's symbols; only their addresses are used.

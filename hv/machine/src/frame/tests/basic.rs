@@ -21,7 +21,8 @@ fn a_domain_lives_and_leaves_nothing() {
         let word = table.word(mfn).unwrap();
         assert_eq!((word.ty(), word.types(), word.refs()), (ty, 1, 2), "{mfn}");
     }
-    assert_eq!(peek(&table, l4, FIRST_HV_SLOT), TEMPLATE[0]);
+    assert_eq!(peek(&table, l4, FIRST_HV_SLOT), 0, "the M2P is not shown yet");
+    assert_eq!(peek(&table, l4, FIRST_HV_SLOT + 1), TEMPLATE[1]);
 
     assert_eq!(update(&table, l1, 6, pte::entry(l1, RW)), Err(Stop::Refused(Errno::EBUSY)));
     update(&table, l1, 6, pte::entry(l1, RO)).unwrap();
@@ -32,10 +33,16 @@ fn a_domain_lives_and_leaves_nothing() {
     assert!(table.find_l1(&root, D1, 5 << 12).is_some_and(|(tab, index)| tab.mfn() == l1 && index == 5));
     assert!(table.find_l1(&root, D1, 1 << 21).is_none());
     assert!(table.find_l1(&root, D1, 0xffff_8000_0000_0000).is_none());
+    root.show_m2p(true);
+    assert_eq!(peek(&table, l4, FIRST_HV_SLOT), TEMPLATE[0]);
+    assert!(table.find_l1(&root, D1, 0xffff_8000_0000_0000).is_none(), "the guest's tables end there");
+    root.show_m2p(false);
+    assert_eq!(peek(&table, l4, FIRST_HV_SLOT), 0);
+    root.show_m2p(true);
     root.release(&mut work);
 
     unpin(&table, l4).unwrap();
-    assert_eq!(peek(&table, l4, FIRST_HV_SLOT), 0);
+    assert_eq!((peek(&table, l4, FIRST_HV_SLOT), peek(&table, l4, FIRST_HV_SLOT + 1)), (0, 0));
     for mfn in [l4, l3, l2, l1] {
         let word = table.word(mfn).unwrap();
         assert_eq!((word.types(), word.refs()), (0, 1), "{mfn}");

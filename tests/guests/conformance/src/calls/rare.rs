@@ -207,4 +207,21 @@ fn control() {
         fill(&[command | 0x15 << 32]);
         answer(format_args!("sysctl: {command} of zeros"), call(nr::SYSCTL, [buffer(0), 0, 0, 0, 0]));
     }
+    // scheduler_op: pool, scheduler; cmd; credit2's rate limit.
+    let scheduler = |scheduler: u64, command: u64, limit: u64| {
+        fill(&[19 | 0x15 << 32, scheduler << 32, command, limit]);
+        call(nr::SYSCTL, [buffer(0), 0, 0, 0, 0])
+    };
+    for limit in [0u64, 1, 99, 100, 5000, 500_000, 500_001, 0xffff_ffff, 1000] {
+        answer(format_args!("sysctl: rate limit {limit}"), scheduler(6, 0, limit));
+        answer(format_args!("  told"), (word(3) & 0xffff_ffff).cast_signed());
+        answer(format_args!("  asked"), scheduler(6, 1, 0));
+        if limit >= 100 {
+            answer(format_args!("  it is"), (word(3) & 0xffff_ffff).cast_signed());
+        }
+    }
+    scheduler(6, 0, 0);
+    for (name, which, command) in [("another scheduler", 5u64, 1u64), ("no command", 6, 2)] {
+        answer(format_args!("sysctl: {name}"), scheduler(which, command, 0));
+    }
 }

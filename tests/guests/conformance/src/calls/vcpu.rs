@@ -162,6 +162,31 @@ fn others() {
     for n in 0..4 {
         answer(format_args!("  result {n}"), word(n * 8 + 1).cast_signed());
     }
+    for (name, list, count) in [
+        ("no call", buffer(0), 0usize),
+        ("no call, no address", 0xffff_8300_0000_0000, 0),
+        ("one, no address", 0xffff_8300_0000_0000, 1),
+        ("one, non-canonical", 1 << 47, 1),
+        ("one, unmapped", 0x1000, 1),
+        ("as many as there are", 0x1000, 0xffff_ffff),
+        ("2^32", 0x1000, 1 << 32),
+        ("one that is odd", buffer(0) + 1, 1),
+    ] {
+        fill(&[]);
+        answer(format_args!("multicall of {name}"), call(nr::MULTICALL, [list, count, 0, 0, 0]));
+    }
+    // One within another, and what stands behind it.
+    let mut calls = [0; 24];
+    (calls[0], calls[2], calls[3]) = (13, buffer(64) as u64, 1);
+    calls[8] = 17;
+    calls[16] = u64::MAX;
+    fill(&calls);
+    crate::raw::set(64, 17);
+    answer(format_args!("multicall in a multicall"), call(nr::MULTICALL, [buffer(0), 3, 0, 0, 0]));
+    for n in 0..3 {
+        answer(format_args!("  result {n}"), word(n * 8 + 1).cast_signed());
+    }
+    answer(format_args!("  result within"), word(65).cast_signed());
     // What exists on neither.
     for number in [11usize, 27, 34, 38, 39, 50, 51, 52, 53, 54, 55] {
         answer(format_args!("hypercall {number} of nothing"), call(number, [0xffff, 0, 0, 0, 0]));

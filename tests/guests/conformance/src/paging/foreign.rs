@@ -19,6 +19,7 @@ pub fn ask(pool: &Pool) {
     commands(pool);
     addresses(pool);
     lists(pool);
+    flushes(pool);
 }
 
 fn entries(pool: &Pool, domain: usize) {
@@ -156,5 +157,49 @@ fn lists(pool: &Pool) {
             call(nr::MMUEXT_OP, [buffer(0), 3, buffer(64), 0x7ff0, 0]),
         );
         answer(format_args!("  done"), (word(64) & 0xffff_ffff).cast_signed());
+    }
+}
+
+/// Flushes of several vcpus, named by a bitmap.
+fn flushes(pool: &Pool) {
+    const HYPERVISOR: usize = 0xffff_8300_0000_0000;
+    let bitmap = buffer(64);
+    let at = pool.address(UNMAPPED);
+    let entry = (pool.frame(DATA) << 12) as usize | 5;
+    let addresses = [
+        ("data", pool.address(DATA) as u64),
+        ("0", 0),
+        ("no address", 1 << 47),
+        ("hypervisor", HYPERVISOR as u64),
+    ];
+    for bits in [0u64, 1, 2, 3, u64::MAX] {
+        for (what, address) in addresses {
+            for command in 6..12 {
+                fill(&[command, address, bitmap as u64]);
+                crate::raw::set(64, bits);
+                let result = call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0]);
+                answer(format_args!("flush {command} of {what} by {bits:#x}"), result);
+            }
+        }
+        for kind in 1..4 {
+            crate::raw::set(64, bits);
+            let result = call(nr::UPDATE_VA_MAPPING, [at, entry, bitmap | kind, 0, 0]);
+            answer(format_args!("va_mapping, flush {kind} by {bits:#x}"), result);
+            map(at, 0);
+        }
+    }
+    for (name, bitmap) in
+        [("none", 0), ("unmapped", 0x1000), ("hypervisor", HYPERVISOR), ("no address", 1 << 47)]
+    {
+        for command in [8, 9] {
+            fill(&[command, 0x1000, bitmap as u64]);
+            let result = call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0]);
+            answer(format_args!("flush {command} by a bitmap: {name}"), result);
+        }
+        for kind in 1..4 {
+            let result = call(nr::UPDATE_VA_MAPPING, [at, entry, bitmap | kind, 0, 0]);
+            answer(format_args!("va_mapping, flush {kind} by a bitmap: {name}"), result);
+            map(at, 0);
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! What `iret` accepts, and what a user may do.
 
 use super::{entry, tell, tell_but};
+use guest_kernel::memory::Pages;
+
 use crate::answer;
-use crate::raw::{buffer, call, fill, l4_frame, nr};
+use crate::paging::pool::address_of;
+use crate::raw::{buffer, call, fill, l4_frame, nr, peek, poke};
 
 /// Every question about them.
 pub fn ask() {
@@ -156,6 +159,28 @@ fn user() {
     user!("user: int3", "int3");
     // On Intel's; Xen saves no stack for it.
     user!("user: sysenter", "sysenter");
+    // The machine-to-physical table, through the kernel's table and through one that is the user's alone.
+    user!("user: M2P by the kernel's table", "movabs al, [0xffff800000000000]");
+    let extended = |command: u64, frame: u64| {
+        fill(&[command, frame, 0]);
+        call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0])
+    };
+    let (l4, pages) = (l4_frame(), Pages::new(1).ok());
+    let own = pages.as_ref().map_or(0, |pages| pages.mfn(0).0);
+    if let (Some(from), Some(to)) = (address_of(l4), address_of(own)) {
+        for slot in (0..256).chain(272..512) {
+            poke(to + slot * 8, peek(from + slot * 8));
+        }
+        let map = |flags: usize| call(nr::UPDATE_VA_MAPPING, [to, (own << 12) as usize | flags, 2, 0, 0]);
+        answer(format_args!("the user's own table, read-only"), map(5));
+        answer(format_args!("the user's own table, pinned"), extended(3, own));
+        answer(format_args!("the user's own table, in use"), extended(15, own));
+        user!(untold "movabs al, [0xffff800000000000]");
+        tell_but(format_args!("user: M2P by its own table"), 1);
+        answer(format_args!("the kernel's table as the user's again"), extended(15, l4));
+        answer(format_args!("the user's own table, unpinned"), extended(4, own));
+        answer(format_args!("the user's own table, writable"), map(7));
+    }
     fill(&[15, 0, 0]);
     answer(format_args!("no table for the user"), call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0]));
 }
