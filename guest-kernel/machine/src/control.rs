@@ -63,6 +63,7 @@ pub fn domctl(domctl: &mut Domctl) -> Result<()> {
             | XEN_DOMCTL_MAX_MEM
             | XEN_DOMCTL_MAX_VCPUS
             | XEN_DOMCTL_HYPERCALL_INIT
+            | XEN_DOMCTL_SENDTRIGGER
             | XEN_DOMCTL_SETTSCINFO
     );
     match (query || scheduling, change) {

@@ -31,7 +31,19 @@ fn guest_comes_and_goes(lab: &mut Lab, built: &Built) -> Result<()> {
         machine.wait_for_prompt(PROMPT)?;
         machine.type_line("xl domid alone")?;
         machine.wait_for(&format!("\n{id}"))?;
-        machine.type_line("xl destroy alone")?;
+        machine.wait_for_prompt(PROMPT)?;
+        for (command, answer) in [
+            ("xl vcpu-pin alone all 0", ""),
+            ("xl mem-max alone 40", ""),
+            ("xl rename alone other", ""),
+            ("xl domname 1", "other"),
+            ("xl top", "      40960"),
+            ("xl debug-keys h", "'h' pressed"),
+        ] {
+            let said = said(&mut machine, &command.replace("domname 1", &format!("domname {id}")))?;
+            ensure!(said.contains(answer) && !said.contains("cannot"), "{command}: {said}");
+        }
+        machine.type_line("xl destroy other")?;
         machine.wait_for_prompt(PROMPT)?;
     }
     let after = free_memory(&mut machine)?;
@@ -39,6 +51,15 @@ fn guest_comes_and_goes(lab: &mut Lab, built: &Built) -> Result<()> {
         bail!("free memory was {before} MiB before a guest, and is {after} MiB after");
     }
     Ok(())
+}
+
+/// What the shell says to a short `command`.
+fn said(machine: &mut Machine, command: &str) -> Result<String> {
+    machine.type_line(command)?;
+    machine.wait_for(command)?; // the echo
+    let before = machine.seen();
+    machine.wait_for_prompt(PROMPT)?;
+    Ok(machine.said()[before..machine.seen()].to_string())
 }
 
 /// A long text pasted at once, faster than dom0 reads: not a character of it is lost, and each line is run.
