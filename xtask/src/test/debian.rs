@@ -35,6 +35,7 @@ const PACKAGES: &[&str] = &[
     "zlib1g",
     "libc6",
     "libgcc-s1",
+    "libncurses6",
     // what the scripts of xen-utils-common run
     "bash",
     "libtinfo6",
@@ -56,10 +57,18 @@ const FILES: &[&str] = &[
     "lib64/",
     "usr/bin/flock",
     "usr/bin/xenstore-",
-    "usr/lib/xen-4.17/bin/xen-init-dom0",
+    "usr/lib/xen-4.17/bin/libxl-save-helper",
+    "usr/lib/xen-4.17/bin/lsevtchn",
+    "usr/lib/xen-4.17/bin/readnotes",
+    "usr/lib/xen-4.17/bin/xen-",
     "usr/lib/xen-4.17/bin/xenconsole",
     "usr/lib/xen-4.17/bin/xenconsoled",
+    "usr/lib/xen-4.17/bin/xencov",
+    "usr/lib/xen-4.17/bin/xenlockprof",
+    "usr/lib/xen-4.17/bin/xenperf",
+    "usr/lib/xen-4.17/bin/xenpm",
     "usr/lib/xen-4.17/bin/xenstored",
+    "usr/lib/xen-4.17/bin/xentop",
     "usr/lib/xen-4.17/bin/xl",
 ];
 /// Folders whose shared libraries are taken.

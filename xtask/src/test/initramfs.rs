@@ -22,7 +22,7 @@ pub fn with_files(name: &str, script: &str, files: &[(String, Vec<u8>)]) -> Resu
     let is_linked = busybox[..4096.min(busybox.len())].windows(8).any(|bytes| bytes == b"ld-linux");
     ensure!(!is_linked, "busybox needs libraries here: install the package busybox-static");
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "modules", "proc", "sys"] {
+    for directory in ["bin", "dev", "modules", "proc", "sbin", "sys"] {
         archive.add(directory, Node::Directory);
     }
     archive.add("dev/console", Node::Characters(CONSOLE));

@@ -138,7 +138,8 @@ fn run_op(op: &mut Sysctl) -> Result<Result<(), Errno>, Stop> {
             let p = op.pm_op();
             return Err(match p.cmd {
                 _ if p.cpuid >= cpus() => Errno::EINVAL,
-                cmd if cmd & PM_PARA_CATEGORY_MASK == CPUFREQ_PARA => Errno::ENODEV,
+                // nobody told of the processors' frequencies
+                cmd if cmd & PM_PARA_CATEGORY_MASK == CPUFREQ_PARA => Errno::EINVAL,
                 XEN_SYSCTL_PM_OP_ENABLE_TURBO | XEN_SYSCTL_PM_OP_DISABLE_TURBO => Errno::EACCES,
                 _ => Errno::EOPNOTSUPP,
             }
