@@ -40,10 +40,11 @@ impl Cmos for Machine {
     }
 }
 
-/// Reads the clock when a second begins; `century`: the register of the century, 0 for none.
+/// Reads the clock, which has no more than seconds: it is taken to be in the middle of one. `century`: the register of
+/// the century, 0 for none.
 pub fn init(century: u8) {
-    let (rtc, at) = Rtc::at_edge(&Machine, century);
-    set(rtc.epoch_seconds().unwrap_or(0), 0, at);
+    let (rtc, at) = Rtc::settled(&Machine, century);
+    set(rtc.epoch_seconds().unwrap_or(0), 500_000_000, at);
 }
 
 /// Sets the wall clock: what it showed at a system time (`XENPF_settime`). Every domain sees it.

@@ -97,7 +97,7 @@ pub struct Context {
     pub cpu: VcpuState,
     /// Whether the guest's registers were set (`VCPUOP_initialise`, `setvcpucontext`).
     pub initialised: bool,
-    /// The guest's trap table.
+    /// The guest's trap table. (`CALLBACKTYPE_nmi` is its gate 2.)
     pub traps: Box<[TrapInfo; 256]>,
     /// `CALLBACKTYPE_event`.
     pub event: u64,
@@ -109,8 +109,6 @@ pub struct Context {
     pub syscall32: Callback,
     /// `CALLBACKTYPE_sysenter`.
     pub sysenter: Callback,
-    /// `CALLBACKTYPE_nmi`.
-    pub nmi: u64,
     /// Stack of the kernel when it is entered from user mode (`stack_switch`).
     pub kernel_ss: u64,
     /// As above.
@@ -158,7 +156,6 @@ impl Context {
             syscall: Callback::default(),
             syscall32: Callback::default(),
             sysenter: Callback::default(),
-            nmi: 0,
             kernel_ss: 0,
             kernel_sp: 0,
             gdt: ArrayVec::new(),

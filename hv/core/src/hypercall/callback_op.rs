@@ -2,9 +2,11 @@
 
 use crate::domain::{Current, vcpu::Callback};
 use crate::error::HcResult;
+use crate::trap::NMI;
 use hv_machine::guest_mem;
 use hv_machine::x86_64::cpu::is_canonical;
 use shared_abi::GuestAddr;
+use shared_abi::arch_x86::{FLAT_KERNEL_CS, TrapInfo};
 use shared_abi::callback::*;
 use shared_abi::errno::Errno;
 use shared_abi::nmi;
@@ -23,7 +25,11 @@ fn register(cur: &mut Current<'_>, kind: u16, address: u64, mask_events: bool) -
         }
         CALLBACKTYPE_SYSCALL32 => cur.cx.syscall32 = c,
         CALLBACKTYPE_SYSENTER => cur.cx.sysenter = c,
-        CALLBACKTYPE_NMI => cur.cx.nmi = address,
+        // Another name for a gate of the trap table.
+        CALLBACKTYPE_NMI => {
+            let gate = TrapInfo { vector: NMI as u8, cs: FLAT_KERNEL_CS, address, ..TrapInfo::default() };
+            cur.cx.traps[NMI] = gate;
+        }
         _ => return Err(Errno::ENOSYS),
     }
     Ok(())
@@ -47,7 +53,7 @@ pub fn callback_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 | CALLBACKTYPE_SYSCALL32
                 | CALLBACKTYPE_SYSENTER => Err(Errno::EINVAL.into()),
                 CALLBACKTYPE_NMI => {
-                    register(cur, r.r#type, 0, false)?;
+                    cur.cx.traps[NMI] = TrapInfo::default();
                     Ok(0)
                 }
                 _ => Err(Errno::ENOSYS.into()),
@@ -79,7 +85,7 @@ pub fn nmi_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
             Ok(0)
         }
         nmi::XENNMI_UNREGISTER_CALLBACK => {
-            cur.cx.nmi = 0;
+            cur.cx.traps[NMI] = TrapInfo::default();
             Ok(0)
         }
         _ => Err(Errno::ENOSYS.into()),

@@ -98,10 +98,9 @@ pub fn upcall(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
 
 /// A non-maskable interrupt.
 pub fn nmi(cur: &mut Current<'_>) -> Result<(), CannotEnter> {
-    let rip = cur.cx.nmi;
     cur.cx.nmi_masked = true;
     cur.cx.arm_system_calls(cur.dom);
-    enter(cur, Entry { rip, mask_events: false, error_code: None })
+    give(cur, super::NMI as u8, None)
 }
 
 #[inline(always)]

@@ -83,6 +83,8 @@ const RF: u64 = 1 << 16;
 
 /// The vector whose gate is open to guests' users, as Xen's is: 32-bit system calls.
 const INT_80: u32 = vector::SYSTEM_CALL as u32;
+/// The gate of the trap table for non-maskable interrupts, which `callback_op` sets as well.
+pub const NMI: usize = 2;
 /// Bytes of an `int n`.
 const INT_LEN: u64 = 2;
 
@@ -170,7 +172,7 @@ pub fn deliver_upcall(cur: &mut Current<'_>) {
 /// Enters the guest's NMI handler if an NMI waits.
 pub fn deliver_nmi(cur: &mut Current<'_>) {
     if !cur.cx.nmi_masked
-        && cur.cx.nmi != 0
+        && cur.cx.traps[NMI].address != 0
         && cur.vcpu.nmi.load(Relaxed)
         && cur.vcpu.nmi.swap(false, Relaxed)
     {
