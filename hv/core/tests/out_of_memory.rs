@@ -11,7 +11,7 @@ use hv_core::ranges::Ranges;
 use hv_core::sched::{Credit, Params, Policy};
 use hv_core::time::TimerQueue;
 use hv_machine::budget::{Budgeted, within};
-use hv_machine::frame::{Cpus, FrameTable, Limit, TlbClock};
+use hv_machine::frame::{Cpus, FrameTable, Limit, TlbClock, Type};
 use hv_machine::heap::try_arc;
 use hv_machine::lock::Mutex;
 use shared_abi::{DomId, Errno, Mfn};
@@ -151,6 +151,8 @@ fn grant_frames_are_refused() {
     let frames: &'static FrameTable = Box::leak(Box::new(FrameTable::fake(128, &NoCpus)));
     frames.add_free(Mfn(1), Mfn(128), false);
     let free = || frames.free_frames();
+    // What 256 domains' lists of frames are in stays theirs.
+    drop(frames.share(frames.alloc(0, Limit::Any).unwrap(), DomId(1), Type::Writable));
     let all = free();
     let made =
         |budget| within(budget, || GrantTable::new(frames, DomId(1), 32, 2)).map_err(|_| Errno::ENOMEM);
