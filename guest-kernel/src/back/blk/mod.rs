@@ -127,6 +127,11 @@ impl<D: BlockDevice, G: PeerMemory, M: SharedMem, N: Doorbell> Backend<D, G, M, 
         answered
     }
 
+    /// Whether requests are being served.
+    pub fn in_flight(&self) -> bool {
+        self.queue.borrow().in_flight > 0
+    }
+
     /// Stops as by a crash: requests in flight reach the disk, but get no answer. What the next
     /// backend is sent again can so not be overtaken by what this one had begun.
     pub fn die(&self) {

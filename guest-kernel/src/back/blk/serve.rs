@@ -23,9 +23,11 @@ use shared_abi::{GrantRef, Port};
 const WORKERS: usize = 8;
 /// Pages of one device kept mapped: a frontend's pool, and more.
 const PERSISTENT: usize = 512;
-/// How often a ring is looked at that is closed, at most, and how long it may stay quiet.
-const LAST_ROUNDS: u32 = 50;
+/// How often a ring is looked at that is closed, at most; every how long; and how often it is quiet before it is let go:
+/// a frontend on a busy machine takes its time to make the next request.
+const LAST_ROUNDS: u32 = 250;
 const LAST_ROUND: Duration = Duration::from_millis(20);
+const QUIET_ROUNDS: u32 = 25;
 /// The largest ring is of 2^3 pages: 256 requests.
 const RING_ORDER: u32 = 3;
 
@@ -118,18 +120,20 @@ async fn session<D: BlockDevice + 'static>(
     let stop = match select(backend.run(), frontend.gone()).await {
         Either::Left(stop) => stop,
         Either::Right(end) => {
+            let mut quiet = QUIET_ROUNDS;
             if end == Ok(End::Restart) {
                 backend.die();
-            } else {
-                backend.close();
+            } else if backend.in_flight() | backend.close() {
+                quiet = 0;
             }
             let stop = backend.run().await;
             // Answers make room on the ring, for requests that waited in the frontend.
             for _ in 0..LAST_ROUNDS {
-                if stop != Stop::Closed || !backend.close() {
+                if stop != Stop::Closed || quiet == QUIET_ROUNDS {
                     break;
                 }
                 sleep(LAST_ROUND).await;
+                quiet = if backend.close() { 0 } else { quiet + 1 };
             }
             stop
         }

@@ -215,7 +215,8 @@ fn changes_under_load(guest: &mut Guest) -> Result<()> {
     guest.run("load 4")?;
     for _ in 0..ROUNDS {
         processors(guest, &[1, 4])?;
-        memory(guest, &[180, 400])?;
+        // fio and the others need some of it
+        memory(guest, &[256, 400])?;
     }
     guest.run("rm /tmp/load")?;
     let until = Instant::now() + PATIENCE;
