@@ -1,7 +1,8 @@
 //! A text screen: characters in a grid, on a frame buffer or on a text mode's memory.
 //!
-//! Nothing is ever read from the screen's memory, which is slow: the grid is kept here, and what a scroll does
-//! not change is not drawn again. Of the control sequences that terminals know only those are understood that
+//! Nothing is ever read from the screen's memory, which is slow to write as well: the grid is kept here, with what is
+//! shown of it, and what differs at the end of a text is drawn. So a text of a hundred empty lines is drawn once, not a
+//! hundred times with the console's lock held. Of the control sequences that terminals know only those are understood that
 //! dom0's shell edits lines with; the others leave no trace.
 
 use alloc::vec::Vec;
@@ -55,7 +56,10 @@ pub struct Screen<M> {
     pitch: u64,
     columns: usize,
     rows: usize,
+    /// What is to be shown.
     cells: Vec<u8>,
+    /// What is shown; 0 where nothing was drawn yet. As long.
+    shown: Vec<u8>,
     column: usize,
     row: usize,
     sequence: Sequence,
@@ -84,15 +88,15 @@ impl<M: Memory> Screen<M> {
         if columns == 0 || rows == 0 || line > pitch {
             return None;
         }
-        let mut cells = Vec::new();
-        cells.try_reserve_exact(columns * rows).ok()?;
-        // no character, so that each is drawn once
-        cells.resize(columns * rows, 0);
-        let (pitch, sequence) = (of.pitch.into(), Sequence::None);
-        let mut screen = Screen { memory, format, pitch, columns, rows, cells, column: 0, row: 0, sequence };
-        for row in 0..rows {
-            screen.clear(row, 0);
+        let (mut cells, mut shown) = (Vec::new(), Vec::new());
+        for (grid, empty) in [(&mut cells, b' '), (&mut shown, 0)] {
+            grid.try_reserve_exact(columns * rows).ok()?;
+            grid.resize(columns * rows, empty);
         }
+        let (pitch, sequence) = (of.pitch.into(), Sequence::None);
+        let mut screen =
+            Screen { memory, format, pitch, columns, rows, cells, shown, column: 0, row: 0, sequence };
+        screen.refresh();
         Some(screen)
     }
 
@@ -114,6 +118,7 @@ impl<M: Memory> Screen<M> {
                 }
             };
         }
+        self.refresh();
     }
 
     fn control(&mut self, command: u8) {
@@ -143,7 +148,7 @@ impl<M: Memory> Screen<M> {
         if self.column == self.columns {
             self.next_line();
         }
-        self.set(self.row, self.column, b);
+        self.cells[self.row * self.columns + self.column] = b;
         self.column += 1;
     }
 
@@ -153,25 +158,28 @@ impl<M: Memory> Screen<M> {
             self.row += 1;
             return;
         }
-        for row in 1..self.rows {
-            for column in 0..self.columns {
-                self.set(row - 1, column, self.cells[row * self.columns + column]);
-            }
-        }
+        self.cells.copy_within(self.columns.., 0);
         self.clear(self.row, 0);
     }
 
     fn clear(&mut self, row: usize, from: usize) {
-        for column in from..self.columns {
-            self.set(row, column, b' ');
-        }
+        self.cells[row * self.columns + from..(row + 1) * self.columns].fill(b' ');
     }
 
-    fn set(&mut self, row: usize, column: usize, b: u8) {
-        let cell = &mut self.cells[row * self.columns + column];
-        if *cell != b {
-            *cell = b;
-            self.draw(row, column, b);
+    /// Draws what is not shown yet.
+    fn refresh(&mut self) {
+        for row in 0..self.rows {
+            let line = row * self.columns..(row + 1) * self.columns;
+            if self.cells[line.clone()] == self.shown[line.clone()] {
+                continue;
+            }
+            for (column, at) in line.enumerate() {
+                let b = self.cells[at];
+                if self.shown[at] != b {
+                    self.shown[at] = b;
+                    self.draw(row, column, b);
+                }
+            }
         }
     }
 
@@ -291,6 +299,25 @@ mod tests {
         }
     }
 
+    /// Each newline drew the whole screen anew.
+    #[test]
+    fn a_text_is_drawn_once_however_often_it_scrolls() {
+        struct Counter<'a>(&'a core::cell::Cell<usize>);
+        impl Memory for Counter<'_> {
+            fn write(&self, _: u64, _: &[u8]) {
+                self.0.set(self.0.get() + 1);
+            }
+        }
+        let drawn = core::cell::Cell::new(0);
+        let mut screen = Screen::new(&text(80, 25), Counter(&drawn)).unwrap();
+        let mut full: Vec<u8> = (0..80 * 25).map(|n| b'a' + (n % 23) as u8).collect();
+        screen.print(&full);
+        full.extend([b'\n'; 1000]);
+        drawn.set(0);
+        screen.print(&full);
+        assert!((1..=80 * 25).contains(&drawn.get()), "{}", drawn.get());
+    }
+
     #[test]
     fn what_is_no_screen_is_none() {
         let good = pixels(640, 480, 32, [16, 8, 8, 8, 0, 8]);
@@ -317,6 +344,7 @@ mod tests {
             screen.print(&bytes);
             let drawn: Vec<u8> = memory.0.borrow().chunks(2).map(|c| c[0]).collect();
             prop_assert_eq!(&drawn, &screen.cells);
+            prop_assert_eq!(&drawn, &screen.shown);
         }
     }
 }
