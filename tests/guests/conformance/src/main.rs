@@ -8,6 +8,8 @@
 extern crate alloc;
 
 mod calls;
+#[cfg(target_os = "none")]
+mod context;
 mod events;
 mod fifo;
 mod grants;

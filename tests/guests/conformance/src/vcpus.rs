@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use guest_kernel::memory::Pages;
 
 use crate::answer;
+use crate::context::*;
 use crate::paging::pool::address_of;
 use crate::raw::{buffer, call, fill, l4_frame, nr, peek, word};
 
@@ -24,32 +25,6 @@ const REGISTER_INFO: usize = 10;
 const SEND_NMI: usize = 11;
 const GET_PHYSID: usize = 12;
 const REGISTER_TIME: usize = 13;
-
-/// Words of arch-x86/xen.h `vcpu_guest_context` and their places.
-const WORDS: usize = 646;
-const FLAGS: usize = 64;
-const R15: usize = 65;
-const RDI: usize = 79;
-const RIP: usize = 81;
-const CS: usize = 82;
-const RFLAGS: usize = 83;
-const RSP: usize = 84;
-const SS: usize = 85;
-const ES: usize = 86;
-const TRAPS: usize = 90;
-const LDT: usize = 602;
-const GDT: usize = 604;
-const GDT_ENTRIES: usize = 620;
-const KERNEL_SS: usize = 621;
-const KERNEL_SP: usize = 622;
-const CR: usize = 623;
-const DR: usize = 631;
-const EVENT: usize = 639;
-const FAILSAFE: usize = 640;
-const SYSCALL: usize = 641;
-const FS_BASE: usize = 643;
-const GS_KERNEL: usize = 644;
-const GS_USER: usize = 645;
 
 const IN_KERNEL: u64 = 1 << 2;
 

@@ -5,26 +5,12 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::answer;
+use crate::context::*;
 use crate::raw::{call, l4_frame, nr};
 
 const INITIALISE: usize = 0;
 const UP: usize = 1;
 const IS_UP: usize = 3;
-
-/// Words of arch-x86/xen.h `vcpu_guest_context` and their places.
-const WORDS: usize = 646;
-const FLAGS: usize = 64;
-const RIP: usize = 81;
-const CS: usize = 82;
-const RFLAGS: usize = 83;
-const RSP: usize = 84;
-const SS: usize = 85;
-const ES: usize = 86;
-const KERNEL_SS: usize = 621;
-const KERNEL_SP: usize = 622;
-const CR3: usize = 626;
-const EVENT: usize = 639;
-const FAILSAFE: usize = 640;
 
 static CONTEXT: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
 
@@ -78,7 +64,7 @@ fn lose(name: &str, selectors: [u64; 4], masks: bool) {
         (SS, 0xe02b),
         (KERNEL_SS, 0xe02b),
         (KERNEL_SP, stack),
-        (CR3, l4_frame() << 12),
+        (CR + 3, l4_frame() << 12),
         (EVENT, second_start as *const () as u64),
         (FAILSAFE, second_failsafe as *const () as u64),
     ];
