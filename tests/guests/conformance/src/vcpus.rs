@@ -387,7 +387,9 @@ fn show(name: &str) {
 /// Sends it down, and waits.
 fn stop(id: usize) {
     SAID[GO].store(1, SeqCst);
-    while plain(IS_UP, id) != 0 {
+    // It is down by its own word before its CPU has let go of it.
+    const OFFLINE: i64 = 3;
+    while plain(IS_UP, id) != 0 || op(RUNSTATE, id, &[]) != 0 || state(word(0)) != OFFLINE {
         core::hint::spin_loop();
     }
 }
