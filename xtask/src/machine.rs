@@ -3,6 +3,7 @@
 //! Waiting is for a line with a generous limit, never for a time: a slow host makes a test slow, not
 //! red. What the console said is in a log under `target/oxen/logs/`, whose end a failure shows.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::build::Built;
 use crate::image::Content;
@@ -24,6 +25,12 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// The CPU model of machines that count instructions: under `-icount` QEMU aborts on writes to the x2APIC's timer,
 /// and REP MOVSB counts one a byte.
 pub const COUNTING_CPU: &str = "max,-x2apic,-erms,-fsrm";
+
+/// What changes over between dom0 and the hypervisor who gets what is typed on the serial line.
+pub const SWITCH: &str = "\x01\x01\x01";
+
+/// What a log has where a machine that did not say what it was waited for begins to be asked what it does.
+pub const INQUEST: &str = "--- what it was asked when time was up:";
 
 /// How dom0's first line begins.
 pub const DOM0_SPEAKS: &str = "Oxen dom0";
@@ -83,6 +90,7 @@ pub struct Machine {
     keyboard: ChildStdin,
     console: Arc<Console>,
     monitor: Qmp,
+    log: File,
     /// Ports of the host that lead to guests.
     pub forwards: Vec<Forward>,
 }
@@ -124,9 +132,10 @@ impl Machine {
             more: &options.more,
         }
         .command()?;
-        let mut log_file = std::fs::File::create(log).with_context(|| log.display().to_string())?;
+        let mut log_file = File::create(log).with_context(|| log.display().to_string())?;
         // what TCG leaves out of a CPU model is told on standard error, at each start
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file.try_clone()?);
+        let log = log_file.try_clone()?;
         let mut qemu = command.arg("-no-reboot").spawn().context("cannot start QEMU")?;
         let keyboard = qemu.stdin.take().context("QEMU's standard input")?;
         let mut serial = qemu.stdout.take().context("QEMU's standard output")?;
@@ -145,7 +154,7 @@ impl Machine {
             let _ = qemu.kill();
             let _ = qemu.wait();
         })?;
-        Ok(Self { qemu, keyboard, console, monitor, forwards })
+        Ok(Self { qemu, keyboard, console, monitor, log, forwards })
     }
 
     /// Waits for a whole line with `text` in it, after what was found before, and gives it.
@@ -194,10 +203,38 @@ impl Machine {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                drop(said);
+                let _ = self.inquest();
                 bail!("the machine did not say {text:?} within {} s", limit.as_secs());
             }
             said = self.console.more.wait_timeout(said, left).unwrap_or_else(|e| e.into_inner()).0;
         }
+    }
+
+    /// Writes into the log what a machine does that has not come to what was waited for: what the hypervisor's keys
+    /// show of domains, run queues and event channels (Oxen's and Xen's are the same), and the processors' registers,
+    /// twice, as QEMU sees them.
+    fn inquest(&mut self) -> Result<()> {
+        const QUIET: Duration = Duration::from_secs(2);
+        const LIMIT: Duration = Duration::from_secs(20);
+        writeln!(self.log, "\n{INQUEST}")?;
+        for _ in 0..2 {
+            let command = json!({ "command-line": "info registers -a" });
+            let registers = self.monitor("human-monitor-command", command)?;
+            writeln!(self.log, "{}", registers.as_str().unwrap_or_default())?;
+        }
+        let start = Instant::now();
+        self.type_keys(&format!("{SWITCH}qrde{SWITCH}"))?;
+        let mut said = self.console.lock();
+        let mut length = said.text.len();
+        while start.elapsed() < LIMIT {
+            said = self.console.more.wait_timeout(said, QUIET).unwrap_or_else(|e| e.into_inner()).0;
+            if said.text.len() == length {
+                break;
+            }
+            length = said.text.len();
+        }
+        Ok(())
     }
 
     /// Waits until the machine has switched itself off.
@@ -205,6 +242,7 @@ impl Machine {
         let until = Instant::now() + PATIENCE;
         while self.qemu.try_wait()?.is_none() {
             if Instant::now() > until {
+                let _ = self.inquest();
                 bail!("the machine does not switch itself off within {} s", PATIENCE.as_secs());
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -1,5 +1,6 @@
 //! The hypervisor's own start, once the machine stands: options, ACPI, other CPUs, dom0.
 
+use crate::console_switch::Switch;
 use crate::domain::dom0::{self, Plan};
 use crate::log_levels::Levels;
 use crate::mm::frames;
@@ -11,10 +12,11 @@ use hv_machine::x86_64::{apic, clock, smp, speculation, uart};
 use log::LevelFilter;
 
 /// The options that mean something here. Xen has more, and ignores those that it doesn't know after a word in the log.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 12] = [
     "com1",
     "com2",
     "console",
+    "conswitch",
     "dom0_max_vcpus",
     "dom0_mem",
     "dom0_vcpus_pin",
@@ -55,6 +57,7 @@ fn serial(info: &BootInfo) {
         uart::init(0x3f8, baud("com1").unwrap_or(115_200));
     }
     console::set_serial(console_has(info, "com"));
+    console::set_switch(Switch::new(info.option("conswitch")));
 }
 
 /// What is logged: of the hypervisor (`loglvl=`) and of guests (`guest_loglvl=`).

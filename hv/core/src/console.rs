@@ -5,6 +5,7 @@
 //! a reader of the ring who prints it there would never come to its end. Guests' complaints are rate-limited so that no
 //! guest can hold a CPU at the speed of a serial line or push the log's history out.
 
+use crate::console_switch::{Switch, Typed};
 use crate::log_levels::{Levels, Limit};
 use crate::screen::Screen;
 use alloc::boxed::Box;
@@ -20,6 +21,8 @@ use log::LevelFilter;
 const RING: usize = 32 << 10;
 /// Bytes of input kept for the control domain.
 const INPUT: usize = 512;
+/// Keys kept that the hypervisor has not obeyed yet.
+const KEYS: usize = 16;
 
 struct Console {
     ring: Option<Box<[u8]>>,
@@ -28,12 +31,34 @@ struct Console {
     written: u64,
     /// Bytes before this were cleared by a reader.
     cleared: u64,
+    switch: Switch,
     input: heapless::Deque<u8, INPUT>,
+    keys: heapless::Deque<Key, KEYS>,
+}
+
+/// What the hypervisor is to do for who sits at the console.
+#[derive(Clone, Copy)]
+pub enum Key {
+    /// Obey a key.
+    Press(u8),
+    /// Say who listens now.
+    Switched {
+        /// Whether the hypervisor does.
+        own: bool,
+    },
 }
 
 static CONSOLE: Mutex<Console> = Mutex::new(
     rank::LOG,
-    Console { ring: None, screen: None, written: 0, cleared: 0, input: heapless::Deque::new() },
+    Console {
+        ring: None,
+        screen: None,
+        written: 0,
+        cleared: 0,
+        switch: Switch::new(None),
+        input: heapless::Deque::new(),
+        keys: heapless::Deque::new(),
+    },
 );
 /// Whether the hypervisor's console is on the serial line (`console=com1`).
 static SERIAL: AtomicBool = AtomicBool::new(true);
@@ -47,8 +72,12 @@ impl Console {
         while !self.input.is_full()
             && let Some(b) = uart::read()
         {
-            // There is room.
-            let _ = self.input.push_back(b);
+            // Input has room; of more keys than fit the last are left out.
+            let _ = match self.switch.typed(b) {
+                Typed::Input => self.input.push_back(b).is_ok(),
+                Typed::Key => self.keys.push_back(Key::Press(b)).is_ok(),
+                Typed::Switched { own } => self.keys.push_back(Key::Switched { own }).is_ok(),
+            };
         }
         self.input.len() > before
     }
@@ -160,6 +189,16 @@ pub fn panic_write(args: fmt::Arguments<'_>) {
         }
     }
     let _ = writeln!(Raw, "\n(oxen) {args}");
+}
+
+/// Sets who gets what is typed (`conswitch=`).
+pub fn set_switch(switch: Switch) {
+    CONSOLE.lock().switch = switch;
+}
+
+/// The first key that the hypervisor has not obeyed yet.
+pub fn next_key() -> Option<Key> {
+    CONSOLE.lock().keys.pop_front()
 }
 
 /// Moves what came on the serial line into the input queue; says whether anything did.

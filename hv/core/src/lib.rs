@@ -11,6 +11,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod acpi;
+pub mod console_switch;
 pub mod dom0_layout;
 pub mod dom0_size;
 pub mod emul;

@@ -17,7 +17,7 @@ use crate::event::virq::GlobalHandlers;
 use crate::sched::{CpuSet, Credit, Pick, Policy};
 use crate::time::runstate::{self, RunstateArea};
 use crate::time::{State, TimerQueue, VcpuTimer};
-use crate::{mm, trap};
+use crate::{keys, mm, trap};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
@@ -116,7 +116,8 @@ pub fn forget(v: &Vcpu) -> bool {
     true
 }
 
-fn by_handle(h: u32) -> Option<Arc<Vcpu>> {
+/// The vcpu with a scheduler handle.
+pub fn by_handle(h: u32) -> Option<Arc<Vcpu>> {
     VCPUS.lock().get(h as usize).cloned().flatten()
 }
 
@@ -374,6 +375,7 @@ fn look_around(cur: &mut Current<'_>, c: usize) -> bool {
         }
         program(Some(cur.vcpu), true);
         cur.cx.arm_system_calls(cur.dom);
+        keys::show_if_asked(cur);
         trap::deliver_nmi(cur);
     }
     CPUS[c].resched.load(Relaxed) || percpu::this().any_pending()
@@ -399,6 +401,7 @@ fn run_vcpu(vcpu: &Arc<Vcpu>, dom: &Arc<Domain>, c: usize) -> Pick {
         }
         while next.run.is_none() && vcpu.blocked.load(SeqCst) == pause::BLOCKED {
             next = linger(vcpu, dom, c);
+            keys::show_if_asked(&cur);
         }
         if next.run != Some(vcpu.handle) {
             break next;

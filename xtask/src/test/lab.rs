@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::machine::{Machine, Options};
+use crate::machine::{INQUEST, Machine, Options};
 use crate::paths;
 
 /// The machines of one scenario.
@@ -26,14 +26,16 @@ impl Lab {
         Machine::start(options, &log)
     }
 
-    /// The end of what each machine said, for a failure's message.
+    /// The end of what each machine said, for a failure's message, and all that it was asked when time was up.
     pub fn tails(&self) -> String {
         let mut text = String::new();
         for log in &self.logs {
             let said = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+            let (said, inquest) = said.split_at(said.find(INQUEST).unwrap_or(said.len()));
             let lines: Vec<&str> = said.lines().collect();
             text += &format!("\n--- the end of {}:\n", log.display());
             text += &lines[lines.len().saturating_sub(40)..].join("\n");
+            text += &format!("\n{inquest}");
         }
         text
     }

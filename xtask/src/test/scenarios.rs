@@ -87,6 +87,7 @@ const ALL: &[Scenario] = &[
     ("shell::guest_on_oxen", shell::guest_on_oxen),
     ("shell::guest_on_xen", shell::guest_on_xen),
     ("shell::paste", shell::paste),
+    ("shell::hypervisor_keys", shell::hypervisor_keys),
     ("shell::bad_configurations", shell::bad_configurations),
 ];
 

@@ -67,6 +67,8 @@ pub struct Vcpu {
     pub attention: AtomicBool,
     /// An NMI waits to be delivered.
     pub nmi: AtomicBool,
+    /// The CPU that has its registers is to log them.
+    pub to_show: AtomicBool,
     /// While it is bound to one CPU (`SCHEDOP_pin_override`): where else it may run.
     pub affinity: Mutex<Option<CpuSet>>,
 }
@@ -259,6 +261,7 @@ impl Vcpu {
             timers: Mutex::new(rank::TIMER, Timers::default()),
             attention: AtomicBool::new(false),
             nmi: AtomicBool::new(false),
+            to_show: AtomicBool::new(false),
             affinity: Mutex::new(rank::SCHED, None),
         })
     }

@@ -179,9 +179,10 @@ impl<P: EventPage> Fifo<P> {
         }
     }
 
-    /// Whether a port is pending.
-    pub(super) fn is_pending(&self, port: Port) -> bool {
-        self.word(port.0).is_some_and(|word| word.load(SeqCst) & PENDING != 0)
+    /// Whether a port is pending, and whether it is masked.
+    pub(super) fn marks(&self, port: Port) -> (bool, bool) {
+        let word = self.word(port.0).map_or(0, |word| word.load(SeqCst));
+        (word & PENDING != 0, word & MASKED != 0)
     }
 
     /// Whether a port is in a queue still, so that it can't be opened anew.

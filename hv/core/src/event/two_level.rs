@@ -112,9 +112,14 @@ impl Ports {
 
     /// Whether `port` is pending.
     pub(super) fn is_pending<B: SharedBits + ?Sized>(&self, bits: &B, port: Port) -> bool {
+        self.marks(bits, port).0
+    }
+
+    /// Whether `port` is pending, and whether it is masked.
+    pub fn marks<B: SharedBits + ?Sized>(&self, bits: &B, port: Port) -> (bool, bool) {
         match self.is_fifo() {
-            true => bits.fifo().lock().as_ref().is_some_and(|fifo| fifo.is_pending(port)),
-            false => bits.is_pending(port.0),
+            true => bits.fifo().lock().as_ref().map_or((false, false), |fifo| fifo.marks(port)),
+            false => (bits.is_pending(port.0), bits.is_masked(port.0)),
         }
     }
 

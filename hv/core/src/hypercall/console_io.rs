@@ -3,6 +3,7 @@
 use crate::console;
 use crate::domain::Current;
 use crate::error::{HcResult, Stop};
+use crate::keys;
 use hv_machine::guest_mem;
 use shared_abi::GuestAddr;
 use shared_abi::errno::Errno;
@@ -34,6 +35,7 @@ pub fn console_io(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         CONSOLEIO_READ if count > i32::MAX as usize => Err(Errno::E2BIG.into()),
         CONSOLEIO_READ => {
             let n = console::read(&mut buf[..count.min(CHUNK)]);
+            keys::press_typed();
             guest_mem::copy_out(GuestAddr(a[2]), &buf[..n])?;
             Ok(n as u64)
         }

@@ -13,7 +13,7 @@ pub mod pirq;
 pub mod rights;
 
 use crate::domain::find;
-use crate::{console, run};
+use crate::{console, keys, run};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use hv_machine::x86_64::{apic, apic::vector, ioapic, tlb};
 use shared_abi::DomId;
@@ -78,6 +78,7 @@ pub fn interrupt(v: u8) {
             if console::poll_input() {
                 crate::domain::events::raise_global_virq(VIRQ_CONSOLE);
             }
+            keys::press_typed();
         }
         v => {
             let what = VECTORS[usize::from(v)].load(SeqCst);

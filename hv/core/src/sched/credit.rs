@@ -498,6 +498,12 @@ impl Policy for Credit {
         self.vcpus.get(vcpu)?.on_cpu()
     }
 
+    fn queue_of(&self, cpu: u32) -> (Option<Handle>, heapless::Vec<Handle, 16>) {
+        let Some(cpu) = self.cpus.get(cpu as usize) else { return (None, heapless::Vec::new()) };
+        let queue = cpu.queue.lock();
+        (queue.current, queue.waiting().map(|(_, vcpu)| vcpu).take(16).collect())
+    }
+
     fn home(&self, vcpu: Handle) -> Result<u32, Errno> {
         self.vcpus.get(vcpu).map(Entity::home).ok_or(Errno::ESRCH)
     }

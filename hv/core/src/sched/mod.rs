@@ -140,6 +140,9 @@ pub trait Policy: Sync {
     /// The CPU the vcpu runs on or has its registers on.
     fn running_on(&self, vcpu: Handle) -> Option<u32>;
 
+    /// What `cpu` runs, and who waits for it, the next one first: as many as there is room for.
+    fn queue_of(&self, cpu: u32) -> (Option<Handle>, heapless::Vec<Handle, 16>);
+
     /// The CPU the vcpu ran on last or waits on.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::build::Built;
-use crate::machine::{Machine, Options};
+use crate::machine::{Machine, Options, SWITCH};
 use crate::test::lab::Lab;
 use crate::test::{kit, peer};
 
@@ -74,6 +74,37 @@ pub fn paste(lab: &mut Lab) -> Result<()> {
         machine.wait_for(&format!("of domain name '{}'", name(n)))?;
     }
     Ok(())
+}
+
+/// The hypervisor's keys, typed past a dom0 that need not even answer: they show a guest that never leaves its
+/// processor, and `R` ends the machine. What is typed before and after reaches dom0 alone.
+pub fn hypervisor_keys(lab: &mut Lab) -> Result<()> {
+    let mut machine = lab.boot(&Options { smp: 2, ..Options::direct(kit::with_test_files()?) })?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_line("xl create /etc/xen/test/enemy.cfg 'extra=\"mode=spin\"'")?;
+    machine.wait_for("Parsing config")?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_keys(&format!("{SWITCH}h"))?;
+    machine.wait_for("serial input is the hypervisor's")?;
+    machine.wait_for("key 't' (ascii '74')")?;
+    for (key, answers) in [
+        ("d", ["d1v0: rip e033:", "r12 "]),
+        ("q", ["d1: ", "v0: running, CPU "]),
+        ("r", ["CPU 0: ", "CPU 1: "]),
+        ("e", ["d0: ", "Interdomain"]),
+    ] {
+        machine.type_keys(key)?;
+        machine.wait_for(&format!("'{key}' pressed"))?;
+        for answer in answers {
+            machine.wait_for(answer)?;
+        }
+    }
+    ensure!(machine.said().contains(" runs d1v0"), "no CPU was shown to run the guest that spins");
+    machine.type_keys(SWITCH)?;
+    machine.wait_for("serial input is dom0's")?;
+    ensure!(!said(&mut machine, "xl list")?.contains("'q' pressed"), "dom0's input went to the hypervisor");
+    machine.type_keys(&format!("{SWITCH}R"))?;
+    machine.wait_for_end()
 }
 
 /// The machine's free memory as `xl info` tells.

@@ -37,6 +37,7 @@ fn a_vcpu_runs_from_its_wake_to_its_sleep() {
     assert_eq!(sched.wake(v, 10), CpuSet::NONE, "awake already");
     assert_eq!(sched.pick(0, 20).run, Some(v));
     assert_eq!(sched.running_on(v), Some(0));
+    assert_eq!(sched.queue_of(0), (Some(v), heapless::Vec::new()));
     assert_eq!(sched.remove(v), Err(Errno::EBUSY));
     assert_eq!(sched.sleep(v), CpuSet::one(0));
     assert_eq!(sched.wake(v, 30), CpuSet::NONE);
