@@ -48,7 +48,7 @@ pub fn compared(rows: &[String]) -> Result<Compared> {
     let programs = [("bin/pvbench".into(), cmd::read(&program("pvbench")?)?)];
     let script = cmd::read(&sources().join("init.sh"))?;
     let ramdisk = initramfs::with_files("bench-linux", &String::from_utf8(script)?, &programs)?;
-    let bench = Bench { plugin, arguments: format!("quiet panic=-1 pvb.args={}", rows.join(",")) };
+    let bench = Bench { plugin, arguments: format!("quiet panic=-1 norandmaps pvb.args={}", rows.join(",")) };
 
     let built = build::with(None, None, &[])?;
     let on = |hypervisor: PathBuf| Built {
