@@ -61,6 +61,8 @@ type Key = (Kind, DomId, u32);
 
 /// Why a device is not served.
 enum Failure {
+    /// There is no such volume, but those of these names.
+    Absent(String),
     Volume(VolumeError),
     Bridge(String),
     Mac,
@@ -76,8 +78,9 @@ impl From<Errno> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Failure::Absent(names) => write!(f, "{}; there are {names}", VolumeError::Absent),
             Failure::Volume(error) => error.fmt(f),
-            Failure::Bridge(name) => write!(f, "no bridge {name:?}"),
+            Failure::Bridge(name) => write!(f, "no bridge {name:?}; there is {BRIDGE:?}"),
             Failure::Mac => f.write_str("no usable address"),
             Failure::Errno(errno) => f.write_str(errno.name()),
         }
@@ -173,7 +176,10 @@ impl<D: BlockDevice + 'static> Backends<D> {
     async fn vbd(&self, device: &Device) -> Result<Ended, Failure> {
         let target = device.read("params").await?;
         let writable = device.read("mode").await?.trim() == "w";
-        let volume = self.open(target.trim(), writable).await.map_err(Failure::Volume)?;
+        let volume = self.open(target.trim(), writable).await.map_err(|error| match error {
+            VolumeError::Absent => Failure::Absent(self.volumes.names()),
+            error => Failure::Volume(error),
+        })?;
         Ok(blk::serve(device, Rc::new(volume), self.buffers.clone()).await?)
     }
 

@@ -89,9 +89,14 @@ fn what_cannot_be_served_is_closed_and_says_why() {
     block_on(async {
         let tools = Toolstack::start();
         let cases = [
-            ("vbd", 1, vec![("params", "nothing"), ("mode", "r")], "no such volume"),
+            ("vbd", 1, vec![("params", "nothing"), ("mode", "r")], "no such volume; there are web, kv"),
             ("vbd", 2, vec![("mode", "r")], "ENOENT"),
-            ("vif", 3, vec![("mac", "00:16:3e:00:00:01"), ("bridge", "br7")], "no bridge \"br7\""),
+            (
+                "vif",
+                3,
+                vec![("mac", "00:16:3e:00:00:01"), ("bridge", "br7")],
+                "no bridge \"br7\"; there is \"xenbr0\"",
+            ),
             ("vif", 4, vec![("mac", "01:16:3e:00:00:01")], "no usable address"),
         ];
         for (kind, id, entries, reason) in cases {

@@ -4,19 +4,22 @@
 //! frontend lets go, the backend says `Closed`, and the directories are removed. A frontend that does
 //! not answer keeps its device, unless it is forced: then its directory goes, which its backend
 //! takes for its end.
+//!
+//! A device is the frontend's when its backend has what it needs, and not before: Linux's netfront waits without end,
+//! and everything that xenstore has to tell its guest with it, for a backend that is closed or gone.
 
 use super::config::disk::Disk;
 use super::config::vif::{Mac, Vif};
 use super::entries::{Directory, dom0_only, owned_by, readable_by};
 use super::hypervisor::Hypervisor;
 use super::manager::Manager;
+use crate::xenstored::Client;
 use crate::xenstored::perms::Rights;
-use crate::xenstored::{Client, Error};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
-use guest_kernel::executor::sleep;
+use guest_kernel::executor::{select, sleep};
 use shared_abi::DomId;
 
 /// States of a device as they stand in xenstore (`enum xenbus_state` of io/xenbus.h).
@@ -30,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take when it will be forced to otherwise.
 const FORCED: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
+/// How long a backend may take to find what it needs (libxl's LIBXL_HOTPLUG_TIMEOUT).
+const HOTPLUG: Duration = Duration::from_secs(40);
 
 /// The two kinds of devices that domains get.
 pub const KINDS: [&str; 2] = ["vbd", "vif"];
@@ -147,14 +152,14 @@ fn ask_to_close(store: &Client, backend: &str) -> bool {
 
 impl<H: Hypervisor> Manager<H> {
     /// Gives a running domain another disk. On an error nothing has changed.
-    pub fn attach_disk(&self, domain: DomId, new: &Disk) -> Result<(), String> {
-        self.attach(domain, "vbd", new.number, &disk(domain, new))?;
+    pub async fn attach_disk(&self, domain: DomId, new: &Disk) -> Result<(), String> {
+        self.attach(domain, "vbd", new.number, disk(domain, new)).await?;
         self.configured(domain, |running| running.config.disks.push(new.clone()));
         Ok(())
     }
 
     /// Gives a running domain another network interface, and says its number.
-    pub fn attach_vif(&self, domain: DomId, new: &Vif) -> Result<u32, String> {
+    pub async fn attach_vif(&self, domain: DomId, new: &Vif) -> Result<u32, String> {
         let above = format!("/local/domain/{}/device/vif", domain.0);
         let used = self.store.directory(&above).unwrap_or_default();
         // There are fewer interfaces than numbers.
@@ -164,25 +169,89 @@ impl<H: Hypervisor> Manager<H> {
             (None, Some(running)) => Mac::derived(&running.uuid, index as u8),
             (None, None) => return Err("mac= is needed: the domain is not this toolstack's".into()),
         };
-        self.attach(domain, "vif", index, &vif(domain, index, new, mac))?;
+        self.attach(domain, "vif", index, vif(domain, index, new, mac)).await?;
         self.configured(domain, |running| running.config.vifs.push(Vif { mac: Some(mac), ..new.clone() }));
         Ok(index)
     }
 
-    fn attach(
+    async fn attach(
         &self,
         domain: DomId,
         kind: &str,
         id: u32,
-        directories: &[Directory<'_>],
+        mut directories: [Directory<'_>; 3],
     ) -> Result<(), String> {
         let backend = backend(domain, kind, id);
         if self.store.read(&backend).is_ok() {
             return Err(format!("the domain has a {kind} {id} already"));
         }
-        self.store
-            .transaction(|store| directories.iter().try_for_each(|directory| directory.write(store)))
-            .map_err(|error: Error| format!("cannot write to xenstore: {error}"))
+        let frontend = format!("/local/domain/{}/device/{kind}/{id}", domain.0);
+        // A closed one is none yet.
+        for directory in directories.iter_mut().filter(|directory| directory.path == frontend) {
+            directory.entries.retain(|(name, _)| *name != "state");
+            directory.entries.push(("state", CLOSED.into()));
+        }
+        let written = self
+            .store
+            .transaction(|store| directories.iter().try_for_each(|directory| directory.write(store)));
+        let result = match written {
+            Ok(()) => self.served(&backend).await,
+            Err(error) => return Err(format!("cannot write to xenstore: {error}")),
+        };
+        let result = result.and_then(|()| {
+            let begun = self.store.write(&format!("{frontend}/state"), INITIALISING);
+            begun.map_err(|error| format!("cannot write to xenstore: {error}"))
+        });
+        if result.is_err() {
+            for directory in &directories {
+                // Gone already is as good.
+                let _ = self.store.rm(&directory.path);
+            }
+        }
+        result
+    }
+
+    /// Waits until all of a new domain's backends have what they need. What one cannot have is the error.
+    pub(super) async fn all_served(&self, domain: DomId) -> Result<(), String> {
+        for kind in KINDS {
+            let above = format!("/local/domain/0/backend/{kind}/{}", domain.0);
+            for device in self.store.directory(&above).unwrap_or_default() {
+                self.served(&format!("{above}/{device}")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a backend has what it needs.
+    async fn served(&self, backend: &str) -> Result<(), String> {
+        let events = Client::new(&self.server);
+        let status = format!("{backend}/hotplug-status");
+        // On dom0's own connection a watch is always accepted.
+        let _ = events.watch(&status, "");
+        let start = self.hypervisor.uptime();
+        loop {
+            match self.store.read_text(&status).as_deref() {
+                Some("connected") => return Ok(()),
+                Some(_) => return Err(self.refused(backend, "hotplug-error")),
+                None if self.hypervisor.uptime() - start > HOTPLUG.as_nanos() as u64 => {
+                    return Err(self.refused(backend, "state"));
+                }
+                None => select(events.event(), sleep(HOTPLUG / 8)).await,
+            };
+        }
+    }
+
+    /// What a device is to its user, and what its backend says of it in the node `why`.
+    fn refused(&self, backend: &str, why: &str) -> String {
+        let node = |name: &str| self.store.read_text(&format!("{backend}/{name}")).unwrap_or_default();
+        let device = match node("dev") {
+            disk if !disk.is_empty() => format!("disk {disk} ({})", node("params")),
+            _ => format!("network interface {}", node("handle")),
+        };
+        match why {
+            "state" => format!("{device}: its backend does not answer (state {})", node(why)),
+            _ => format!("{device}: {}", node(why)),
+        }
     }
 
     /// Takes a device away; with `force` also from a frontend that holds on to it.

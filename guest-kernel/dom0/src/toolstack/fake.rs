@@ -12,6 +12,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use guest_kernel::executor::spawn;
 use shared_abi::arch_x86::VcpuGuestContext;
 use shared_abi::{DomId, Errno, Mfn, Pfn, Port};
 
@@ -305,5 +306,31 @@ pub fn bench(files: &[(&str, &[u8])]) -> Bench {
     let files = files.iter().map(|(path, bytes)| (path.to_string(), bytes.to_vec())).collect();
     let manager = Rc::new(Manager::new(fake.clone(), &server, Rc::new(FakeFiles(files)), consoles.clone()));
     let store = Client::new(&server);
+    let backends = Client::new(&server);
+    backends.watch("/local/domain/0/backend", "").unwrap();
+    spawn(serve_devices(backends));
     Bench { fake, manager, store, server, consoles }
+}
+
+/// The backends as far as a device's beginning: each has what it needs, but for a volume or a bridge called `absent`.
+async fn serve_devices(store: Client) {
+    loop {
+        let path = store.event().await.path;
+        let Some(backend) = path.strip_suffix("/online") else { continue };
+        let node = |name: &str| store.read_text(&format!("{backend}/{name}"));
+        // `online` is written to a directory that goes, too.
+        if backend.contains("/console/")
+            || node("state").as_deref() != Some("1")
+            || node("hotplug-status").is_some()
+        {
+            continue;
+        }
+        let absent = [node("params"), node("bridge")].iter().flatten().any(|name| name == "absent");
+        if absent {
+            store.write(&format!("{backend}/hotplug-error"), "there is none").unwrap();
+            store.write(&format!("{backend}/state"), "6").unwrap();
+        }
+        let status = if absent { "error" } else { "connected" };
+        store.write(&format!("{backend}/hotplug-status"), status).unwrap();
+    }
 }

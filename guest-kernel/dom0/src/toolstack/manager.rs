@@ -64,7 +64,7 @@ pub struct Manager<H: Hypervisor> {
     pub store: Client,
     /// Kernels and configurations.
     pub files: Rc<dyn Files>,
-    server: Rc<RefCell<Server>>,
+    pub(super) server: Rc<RefCell<Server>>,
     consoles: Rc<dyn ConsoleHub>,
     unpacker: Unpacker,
     running: RefCell<BTreeMap<DomId, Running>>,
@@ -158,12 +158,12 @@ impl<H: Hypervisor> Manager<H> {
         self.check_name(&config.name)?;
         let read =
             |path: &String| self.files.read(path).ok_or_else(|| format!("cannot read {path}: no such file"));
+        let ramdisk = config.ramdisk.as_ref().map(read).transpose()?;
         let kernel = self.unpacker.unpack(&config.kernel, read(&config.kernel)?).await?;
         if kernel.was_packed() {
-            // Another domain may have got it meanwhile. From here on nothing waits.
+            // Another domain may have got it meanwhile. Until it has its name nothing waits.
             self.check_name(&config.name)?;
         }
-        let ramdisk = config.ramdisk.as_ref().map(read).transpose()?;
         let built = build::build(&self.hypervisor, &config, uuid, &kernel, ramdisk)?;
         let domain = built.domain;
         let started = self.hypervisor.uptime();
@@ -172,6 +172,10 @@ impl<H: Hypervisor> Manager<H> {
             return Err(error);
         }
         self.running.borrow_mut().insert(domain, Running { config, uuid, started });
+        if let Err(error) = self.all_served(domain).await {
+            let _ = self.destroy(domain).await;
+            return Err(error);
+        }
         if !paused && let Err(errno) = self.hypervisor.unpause(domain) {
             let _ = self.take_apart(domain);
             return Err(format!("cannot start the domain: {}", errno.name()));

@@ -443,6 +443,44 @@ async fn obliging_backend(store: &Client, path: &str, frontend: &str) {
     }
 }
 
+/// A guest used to be started without its disk, and a running one to be shown a device whose backend had closed.
+#[test]
+fn what_no_backend_can_have_is_refused() {
+    block_on(async {
+        let bench = machine();
+        let shell = Shell { manager: bench.manager.clone() };
+        let free = bench.fake.free();
+        let (done, text, _) = shell.run("create web.cfg \"disk+=['phy:absent,xvdb,w']\"").await;
+        assert!(!done && text.ends_with("web.cfg: disk xvdb (absent): there is none\n"), "{text}");
+        assert_eq!((bench.fake.free(), bench.manager.find("web")), (free, None));
+        assert_eq!(bench.store.directory("/local/domain").unwrap(), ["0"]);
+
+        let id = create(&bench).await.unwrap();
+        let mut before = Vec::new();
+        dump(&bench.store, "/", &mut before);
+        let (watch, front) = (Client::new(&bench.server), format!("/local/domain/{}/device", id.0));
+        watch.watch(&front, "").unwrap();
+        let begun = || {
+            let events = core::iter::from_fn(|| watch.try_event()).collect::<Vec<_>>();
+            let states = events.iter().filter(|event| event.path.ends_with("/state"));
+            states.filter_map(|event| watch.read_text(&event.path)).any(|state| state == "1")
+        };
+        for (line, complaint) in [
+            ("block-attach web phy:absent,xvdb,w", "disk xvdb (absent): there is none\n"),
+            ("network-attach web bridge=absent", "network interface 1: there is none\n"),
+        ] {
+            let (done, text, _) = shell.run(line).await;
+            assert_eq!((done, text.as_str()), (false, complaint));
+            assert!(!begun());
+        }
+        let mut after = Vec::new();
+        dump(&bench.store, "/", &mut after);
+        assert_eq!(before, after);
+        assert_eq!(bench.manager.running(id).unwrap().config.disks.len(), 1);
+        assert!(shell.run("block-attach web phy:data,xvdb,w").await.0 && begun());
+    });
+}
+
 #[test]
 fn devices_come_and_go_while_a_domain_runs() {
     block_on(async {

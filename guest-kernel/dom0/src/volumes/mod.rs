@@ -79,7 +79,7 @@ impl fmt::Display for VolumeError {
         f.write_str(match self {
             VolumeError::Absent => "no such volume",
             VolumeError::Ambiguous => "two volumes have this name",
-            VolumeError::Busy => "in use by another guest, and not by readers alone",
+            VolumeError::Busy => "in use already, and not by readers alone",
             VolumeError::ReadOnly => "the disk is read-only",
         })
     }
@@ -114,6 +114,13 @@ impl<D: BlockDevice> Volumes<D> {
             }));
         }
         list
+    }
+
+    /// The names of the partitions that have one.
+    pub fn names(&self) -> String {
+        let disks = self.disks.borrow();
+        let names = disks.iter().flat_map(|disk| &disk.partitions).map(|entry| entry.name.as_str());
+        names.filter(|name| !name.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
     /// The disk and the sectors that a name means.

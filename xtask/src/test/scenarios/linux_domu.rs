@@ -183,6 +183,17 @@ fn is_about(kib: u64, mib: u64) -> bool {
 
 /// Disks and network interfaces come and go while it runs; one disk goes while it is written to.
 fn devices(guest: &mut Guest) -> Result<()> {
+    // What no backend can have is refused, and neither this guest nor another one sees anything of it.
+    for (command, complaint) in [
+        ("xl block-attach debian phy:data xvdd w", "disk xvdd (data): in use already"),
+        ("xl block-attach debian phy:nothing xvdd w", "no such volume; there are "),
+        ("xl network-attach debian bridge=br7", "network interface 1: no bridge \"br7\""),
+        ("xl create probe.cfg 'disk=[\"phy:root,xvda,w\"]'", "disk xvda (root): in use already"),
+        ("xl domid probe", "does not exist"),
+    ] {
+        let said = guest.dom0(command)?;
+        ensure!(said.contains(complaint), "{command}: {said}");
+    }
     guest.does("xl block-attach debian phy:more xvdc w")?;
     guest.run("wait-for [ -b /dev/xvdc ]")?;
     guest.run("disk xvdc")?;
@@ -292,6 +303,8 @@ fn bad_input(guest: &mut Guest) -> Result<()> {
         ("'kernel=\"/boot/32-bit\"'", "not an x86-64 kernel"),
         ("'kernel=\"/boot/bent\"'", "broken xz payload"),
         ("'kernel=\"/boot/cut\"'", "truncated bzImage"),
+        ("'disk=[\"phy:nothing,xvda,w\"]'", "probe.cfg: disk xvda (nothing): no such volume"),
+        ("'vif=[\"bridge=br7\"]'", "probe.cfg: network interface 0: no bridge \"br7\""),
         ("memory=72", "not enough memory for this kernel and ramdisk"),
     ] {
         guest.machine.type_line(&format!("xl create probe.cfg {words}"))?;

@@ -104,10 +104,10 @@ impl<H: Hypervisor> Shell<H> {
         Ok(Answer::new(text, json!(list)))
     }
 
-    pub(super) fn block_attach(&self, args: &Args<'_>) -> Outcome {
+    pub(super) async fn block_attach(&self, args: &Args<'_>) -> Outcome {
         let domain = self.guest(args.word(0), "attach a disk to")?;
         let disk = Disk::parse(&args.words[1..].join(","))?;
-        self.manager.attach_disk(domain, &disk)?;
+        self.manager.attach_disk(domain, &disk).await?;
         Ok(Answer::new("", json!({ "domain": domain.0, "vdev": disk.number })))
     }
 
@@ -120,9 +120,10 @@ impl<H: Hypervisor> Shell<H> {
         Ok(Answer::done())
     }
 
-    pub(super) fn network_attach(&self, args: &Args<'_>) -> Outcome {
+    pub(super) async fn network_attach(&self, args: &Args<'_>) -> Outcome {
         let domain = self.guest(args.word(0), "attach a network interface to")?;
-        let index = self.manager.attach_vif(domain, &Vif::parse(&args.words[1..].join(","))?)?;
+        let vif = Vif::parse(&args.words[1..].join(","))?;
+        let index = self.manager.attach_vif(domain, &vif).await?;
         Ok(Answer::new("", json!({ "domain": domain.0, "index": index })))
     }
 
