@@ -7,7 +7,7 @@
 use super::archive::Files;
 use super::build::{self, Built};
 use super::config::domain::check_name as check_domain_name;
-use super::config::{Action, DomainConfig};
+use super::config::{Action, DomainConfig, syntax};
 use super::devices;
 use super::entries::{self, Identity};
 use super::hypervisor::Hypervisor;
@@ -128,8 +128,18 @@ impl<H: Hypervisor> Manager<H> {
         let found = places.iter().find_map(|place| self.files.read(place));
         let bytes = found.ok_or_else(|| format!("cannot read {path}: no such file"))?;
         let text = core::str::from_utf8(bytes).map_err(|_| format!("{path}: not text"))?;
+        // A fault of the file's own is told first: what follows its end would get the blame.
+        syntax::parse(text).map_err(|error| format!("{path}: {error}"))?;
+        let lines = text.split('\n').count();
         let text = if more.is_empty() { text.into() } else { format!("{text}\n{}\n", more.join("\n")) };
-        DomainConfig::parse(&text).map_err(|error| format!("{path}: {error}"))
+        DomainConfig::parse(&text).map_err(|error| {
+            match (error.at.line as usize).checked_sub(lines + 1).and_then(|n| more.get(n)) {
+                Some(word) if word.contains(['"', '\'']) => format!("{word}: {}", error.message),
+                // The shell has taken them away.
+                Some(word) => format!("{word}: {}; quotes need quotes: 'name=\"x\"'", error.message),
+                None => format!("{path}: {error}"),
+            }
+        })
     }
 
     /// Creates a domain. On an error nothing of it is left.

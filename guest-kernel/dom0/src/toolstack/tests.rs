@@ -234,6 +234,11 @@ fn run(shell: &Shell<super::fake::Fake>, line: &'static str) -> String {
     block_on(async move { shell.run(line).await.1 })
 }
 
+fn created_with(shell: &Shell<super::fake::Fake>, words: &str) -> String {
+    let (shell, line) = (Shell { manager: shell.manager.clone() }, format!("create web {words}"));
+    block_on(async move { shell.run(&line).await.1 })
+}
+
 #[test]
 fn the_shell_prints_what_xl_prints() {
     let bench = machine();
@@ -290,6 +295,24 @@ fn the_shell_prints_what_xl_prints() {
         run(&shell, "list other")
             .ends_with("other                                        2     9     1     ------       0.0\n")
     );
+    assert_eq!(run(&shell, "xl -vvv create -q -f web 'name=\"third\"'"), "");
+    assert_eq!(
+        run(&shell, "list -c -n third"),
+        "Name                                        ID   Mem VCPUs\tState\tTime(s)         Cpupool NODE Affinity\n\
+         third                                        3     8     1     ------       0.0          Pool-0    all\n"
+    );
+    assert!(run(&shell, "console -n 1 third").contains("-n 1: a domain has console 0 alone"));
+    for (words, complaint) in [
+        ("name=fourth", "name=fourth: expected a number, a quoted string or a list, found 'f'; quotes need"),
+        ("memory=7 vcpus=200", "vcpus=200: \"vcpus\" is 200, not between"),
+        ("'name=\"4\"'", "name=\"4\": a name that is a number"),
+    ] {
+        assert!(
+            created_with(&shell, words).starts_with(complaint),
+            "{words}: {}",
+            created_with(&shell, words)
+        );
+    }
     assert_eq!(run(&shell, "destroy web"), "");
     assert_eq!(shell.candidates("des"), shell.candidates(""));
 }

@@ -85,8 +85,8 @@ pub fn build<H: Hypervisor>(
     hypervisor
         .set_memory_map(domain, maximum * 1024)
         .map_err(failed("cannot set the domain's memory map"))?;
-    if let Some(cpus) = &config.cpus {
-        for vcpu in 0..config.maxvcpus {
+    for (vcpu, cpus) in (0..config.maxvcpus).zip(&config.cpus) {
+        if let Some(cpus) = cpus {
             hypervisor.set_affinity(domain, vcpu, cpus).map_err(failed("cannot set cpus"))?;
         }
     }

@@ -17,6 +17,9 @@ pub struct Disk {
     pub writable: bool,
 }
 
+/// Flags without effect here: dom0's backend discards where the disk can, and copies nothing behind a guest's back.
+const DEFAULTS: [&str; 5] = ["discard", "no-discard", "direct-io-safe", "trusted", "untrusted"];
+
 impl Disk {
     /// Reads one entry; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Disk, String> {
@@ -33,13 +36,16 @@ impl Disk {
                 Some(("vdev", name)) => vdev = Some(name),
                 Some(("access", mode)) => writable = Some(access(mode)?),
                 Some(("format", format)) => check_format(format)?,
-                Some(("backendtype", "phy")) => {}
+                Some(("backendtype", "phy") | ("backend", "0" | "Domain-0") | ("devtype", "disk")) => {}
+                Some(("devtype", "cdrom")) => writable = Some(false),
                 Some(("backendtype", other)) => {
                     return Err(format!("disk backend \"{other}\" is not supported, only \"phy\""));
                 }
                 Some((key, _)) if positional > 0 || !part.starts_with('/') => {
                     return Err(format!("unknown disk parameter \"{key}\""));
                 }
+                None if DEFAULTS.contains(&part) => {}
+                None if part == "cdrom" => writable = Some(false),
                 _ => {
                     match positional {
                         0 => target = Some(part),
@@ -129,6 +135,9 @@ mod tests {
         assert_eq!(Disk::parse("vdev=xvda, access=r, format=raw, target=web,1"), disk("web,1", 51712, false));
         assert_eq!(Disk::parse("phy:data,xvda:cdrom"), disk("data", 51712, false));
         assert_eq!(Disk::parse("/dev/data,vdev=xvda"), disk("/dev/data", 51712, true));
+        assert_eq!(Disk::parse("phy:/dev/data,xvda,w,discard,trusted"), disk("/dev/data", 51712, true));
+        let named = "format=raw, devtype=cdrom, backend=0, direct-io-safe, vdev=xvda, target=/dev/data";
+        assert_eq!(Disk::parse(named), disk("/dev/data", 51712, false));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The keys of `xl.cfg`, and the domain they describe.
 
 use super::disk::Disk;
+use super::keys;
 use super::syntax::{self, ConfigError, Kind, Setting, Value};
 use super::vif::Vif;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// What happens to a domain that has ended.
@@ -41,8 +43,8 @@ pub struct DomainConfig {
     pub vcpus: u32,
     /// Virtual CPUs at most.
     pub maxvcpus: u32,
-    /// The physical CPUs it may run on; none given means all.
-    pub cpus: Option<Vec<u32>>,
+    /// The physical CPUs that each vcpu may run on; all where there are none.
+    pub cpus: Vec<Option<Vec<u32>>>,
     /// Share of CPU time against other domains; the scheduler's default is 256.
     pub cpu_weight: Option<u16>,
     /// Most CPU time in percent of one CPU; 0 is no limit.
@@ -63,122 +65,14 @@ pub struct DomainConfig {
     pub warnings: Vec<String>,
 }
 
-/// Keys that this toolstack acts upon.
-const KEYS: &[&str] = &[
-    "name",
-    "uuid",
-    "type",
-    "builder",
-    "kernel",
-    "ramdisk",
-    "root",
-    "extra",
-    "cmdline",
-    "memory",
-    "maxmem",
-    "vcpus",
-    "maxvcpus",
-    "cpus",
-    "cpu_weight",
-    "cap",
-    "tsc_mode",
-    "disk",
-    "vif",
-    "on_poweroff",
-    "on_reboot",
-    "on_crash",
-];
-
 /// Values of `tsc_mode`, each under its number, which may stand for it (xl.cfg.5).
 const TSC_MODES: [&str; 4] = ["default", "always_emulate", "native", "native_paravirt"];
-
-/// Keys of `xl` that are accepted and have no effect here.
-const WITHOUT_EFFECT: &[&str] = &[
-    "bios",
-    "boot",
-    "cpus_soft",
-    "claim_mode",
-    "device_model_args",
-    "dm_restrict",
-    "driver_domain",
-    "e820_host",
-    "gfx_passthru",
-    "hpet",
-    "keymap",
-    "localtime",
-    "max_event_channels",
-    "max_grant_frames",
-    "max_maptrack_frames",
-    "nodes",
-    "nomigrate",
-    "on_soft_reset",
-    "on_watchdog",
-    "pae",
-    "poolid",
-    "pool",
-    "rtc_timeoffset",
-    "sdl",
-    "seclabel",
-    "serial",
-    "soundhw",
-    "stdvga",
-    "timer_mode",
-    "usb",
-    "usbdevice",
-    "vfb",
-    "vga",
-    "viridian",
-    "vkb",
-    "vnc",
-    "vnclisten",
-    "vuart",
-    "xen_platform_pci",
-    "acpi",
-    "apic",
-    "console",
-];
-
-/// Keys of `xl` that ask for something that does not exist here; ignoring them would surprise.
-const UNSUPPORTED: &[&str] = &[
-    "bootloader",
-    "bootloader_args",
-    "channel",
-    "device_model_version",
-    "firmware",
-    "init_seclabel",
-    "ioports",
-    "iomem",
-    "irqs",
-    "nestedhvm",
-    "p9",
-    "pci",
-    "pvcalls",
-    "pvusb",
-    "rdm",
-    "usbctrl",
-    "usbdev",
-    "vdispl",
-    "virtio",
-    "vnuma",
-    "vsnd",
-    "vtpm",
-];
 
 impl DomainConfig {
     /// Reads a file. The first problem in the file is the error.
     pub fn parse(text: &str) -> Result<DomainConfig, ConfigError> {
         let settings = syntax::parse(text)?;
-        let mut warnings = Vec::new();
-        for setting in &settings {
-            let key = setting.key.as_str();
-            if WITHOUT_EFFECT.contains(&key) {
-                warnings.push(format!("line {}: \"{key}\" has no effect here", setting.at.line));
-            } else if UNSUPPORTED.contains(&key) {
-                return Err(ConfigError::new(setting.at, format!("\"{key}\" is not supported")));
-            } else if !KEYS.contains(&key) {
-                return Err(ConfigError::new(setting.at, unknown(key)));
-            }
-        }
+        let warnings = keys::check(&settings)?;
         let mut keys = Keys { settings: &settings, warnings };
         keys.check_type()?;
         let name = keys.text("name")?.ok_or_else(|| missing("name"))?;
@@ -206,7 +100,7 @@ impl DomainConfig {
             maxmem,
             vcpus: vcpus as u32,
             maxvcpus: maxvcpus as u32,
-            cpus: keys.cpus()?,
+            cpus: keys.cpus(maxvcpus as usize)?,
             cpu_weight: keys.number("cpu_weight", 1, 65535)?.map(|weight| weight as u16),
             cap: keys.number("cap", 0, 65535)?.map(|cap| cap as u16),
             tsc_mode: keys.parsed("tsc_mode", tsc_mode)?,
@@ -293,8 +187,10 @@ impl Keys<'_> {
             Some(_) => return Err(self.error(key, &format!("\"{key}\" takes a list of strings"))),
         };
         let one = |value: &Value| match &value.kind {
-            Kind::Text(text) => read(text).map_err(|message| ConfigError::new(value.at, message)),
-            _ => Err(ConfigError::new(value.at, format!("\"{key}\" takes a list of strings"))),
+            Kind::Text(text) | Kind::Number(text) => {
+                read(text).map_err(|message| ConfigError::new(value.at, message))
+            }
+            Kind::List(_) => Err(ConfigError::new(value.at, format!("\"{key}\" takes a list of strings"))),
         };
         values.iter().map(one).collect()
     }
@@ -325,15 +221,12 @@ impl Keys<'_> {
         Ok(parts.join(" "))
     }
 
-    fn cpus(&self) -> Result<Option<Vec<u32>>, ConfigError> {
-        let text = match self.get("cpus").map(|value| &value.kind) {
-            Some(Kind::List(_)) => self.each("cpus", |text| Ok(text.to_string()))?.join(","),
-            _ => match self.text("cpus")? {
-                Some(text) => text,
-                None => return Ok(None),
-            },
-        };
-        cpu_set(&text).map_err(|message| self.error("cpus", &message))
+    /// Of a list, each entry is for one vcpu.
+    fn cpus(&self, vcpus: usize) -> Result<Vec<Option<Vec<u32>>>, ConfigError> {
+        if let Some(Kind::List(_)) = self.get("cpus").map(|value| &value.kind) {
+            return self.each("cpus", cpu_set);
+        }
+        Ok(self.parsed("cpus", cpu_set)?.map_or(Vec::new(), |set| vec![set; vcpus]))
     }
 
     fn action(&mut self, key: &str, default: Action) -> Result<Action, ConfigError> {
@@ -369,18 +262,30 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Reads a list of CPUs such as `0-3,5,^1`; `None` for `all`. An empty result is an error.
+/// CPUs are numbered below this.
+const CPUS: u32 = 4096;
+
+/// Reads a list of CPUs such as `0-3,5,^1`, `all,^0` or `nodes:0`; `None` for all. An empty result is an error.
 pub fn cpu_set(text: &str) -> Result<Option<Vec<u32>>, String> {
     let bad = || format!("\"{text}\" is no list of CPUs such as \"0-3,^1\"");
+    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|cpu| *cpu < CPUS).ok_or_else(bad);
     let mut set: alloc::collections::BTreeSet<u32> = Default::default();
     for part in text.split(',').map(str::trim) {
-        if part == "all" {
-            return Ok(None);
-        }
-        let (exclude, range) = part.strip_prefix('^').map_or((false, part), |rest| (true, rest));
+        let (exclude, part) = part.strip_prefix('^').map_or((false, part), |rest| (true, rest));
+        let node = part.strip_prefix("nodes:").or_else(|| part.strip_prefix("node:"));
+        let range = node.unwrap_or(part);
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let cpu = |text: &str| text.trim().parse::<u32>().ok().filter(|cpu| *cpu < 4096).ok_or_else(bad);
-        for cpu in cpu(first)?..=cpu(last)? {
+        let range = match part {
+            "all" => 0..=CPUS - 1,
+            _ => number(first)?..=number(last)?,
+        };
+        let range = match node {
+            // A machine is one node here, with all of its CPUs.
+            Some(_) if range.contains(&0) => 0..=CPUS - 1,
+            Some(_) => return Err(format!("\"{part}\": there is node 0 alone")),
+            None => range,
+        };
+        for cpu in range {
             if exclude {
                 set.remove(&cpu)
             } else {
@@ -388,7 +293,11 @@ pub fn cpu_set(text: &str) -> Result<Option<Vec<u32>>, String> {
             };
         }
     }
-    if set.is_empty() { Err(bad()) } else { Ok(Some(set.into_iter().collect())) }
+    match set.len() {
+        0 => Err(bad()),
+        count if count == CPUS as usize => Ok(None),
+        _ => Ok(Some(set.into_iter().collect())),
+    }
 }
 
 /// Reads a uuid with or without dashes.
@@ -404,32 +313,9 @@ pub fn uuid(text: &str) -> Option<[u8; 16]> {
     shaped.then_some(uuid)
 }
 
-fn unknown(key: &str) -> String {
-    let near = KEYS.iter().chain(WITHOUT_EFFECT).map(|known| (distance(key, known), known)).min();
-    match near {
-        Some((distance, known)) if distance <= 2 => {
-            format!("unknown key \"{key}\"; did you mean \"{known}\"?")
-        }
-        _ => format!("unknown key \"{key}\""),
-    }
-}
-
-/// How many letters have to be added, dropped or changed.
-pub fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = core::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.bytes().enumerate() {
-            let changed = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::keys::KEYS;
     use super::*;
     use proptest::prelude::*;
 
@@ -462,7 +348,7 @@ vnc = 1
         )
         .unwrap();
         assert_eq!((config.name.as_str(), config.memory, config.maxmem), ("web", 64, 128));
-        assert_eq!((config.vcpus, config.maxvcpus, config.cpus), (2, 2, Some(vec![0, 2, 3])));
+        assert_eq!((config.vcpus, config.maxvcpus, config.cpus), (2, 2, vec![Some(vec![0, 2, 3]); 2]));
         assert_eq!(config.cmdline, "root=/dev/xvda ro quiet");
         assert_eq!((config.cpu_weight, config.cap), (Some(512), Some(50)));
         assert_eq!(config.tsc_mode, Some(2));
@@ -474,6 +360,17 @@ vnc = 1
         );
         assert_eq!(config.uuid.unwrap()[..4], [1, 0x23, 0x45, 0x67]);
         assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn cpus_are_for_all_vcpus_or_for_each() {
+        let cpus = |text: &str| DomainConfig::parse(&format!("{BASE}vcpus = 3\ncpus = {text}")).unwrap().cpus;
+        assert_eq!(cpus("1"), vec![Some(vec![1]); 3]);
+        assert_eq!(cpus("[ '2', 0, 'all' ]"), [Some(vec![2]), Some(vec![0]), None]);
+        assert_eq!(cpus("'nodes:0'"), [None, None, None]);
+        let but_one = cpu_set("all,^1").unwrap().unwrap();
+        assert_eq!((but_one.len(), &but_one[..2]), (4095, &[0, 2][..]));
+        assert!(cpu_set("node:1").is_err() && cpu_set("all,^node:0").is_err());
     }
 
     #[test]
@@ -490,9 +387,8 @@ vnc = 1
     #[test]
     fn problems_are_named_with_their_place() {
         assert_eq!(error("memroy = 8"), "line 4, column 1: unknown key \"memroy\"; did you mean \"memory\"?");
-        assert_eq!(error("qwertyuiop = 8"), "line 4, column 1: unknown key \"qwertyuiop\"");
         assert_eq!(error("type = \"hvm\""), "line 4, column 8: type \"hvm\" is not supported, only \"pv\"");
-        assert_eq!(error("pci = []"), "line 4, column 1: \"pci\" is not supported");
+        assert_eq!(error("pci = ['00:1f.2']"), "line 4, column 1: \"pci\" is not supported");
         assert_eq!(error("vcpus = 'two'"), "line 4, column 9: \"vcpus\" takes a number, not \"two\"");
         assert_eq!(error("vcpus = 1000"), "line 4, column 9: \"vcpus\" is 1000, not between 1 and 128");
         assert_eq!(error("disk = [ 'a,xvda',\n 'b,xvd' ]"), "line 5, column 2: unknown disk format \"xvd\"");

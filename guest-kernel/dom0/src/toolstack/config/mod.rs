@@ -1,11 +1,12 @@
 //! `xl.cfg`: from text to a checked domain description.
 //!
-//! [`syntax`] knows the file's form and where each value stands; [`domain`] knows the keys. An error says
-//! line, column and what was expected there. Unlike `xl`, which skips a key it does not know, a misspelt key
-//! is an error here; keys of `xl` that have no effect here are warned about.
+//! [`syntax`] knows the file's form and where each value stands; [`keys`] knows the keys' names and [`domain`] their
+//! meaning. An error says line, column and what was expected there. Unlike `xl`, which skips a key it does not know, a
+//! misspelt key is an error here; what has no effect, old files' unknown keys too, is warned about.
 
 pub mod disk;
 pub mod domain;
+pub mod keys;
 pub mod syntax;
 pub mod vif;
 

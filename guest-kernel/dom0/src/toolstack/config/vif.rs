@@ -71,6 +71,9 @@ impl Vif {
     pub fn parse(text: &str) -> Result<Vif, String> {
         let mut vif = Vif { mac: None, bridge: "xenbr0".to_owned(), ip: None, rate: None };
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            if ["trusted", "untrusted"].contains(&part) {
+                continue;
+            }
             let (key, value) =
                 part.split_once('=').ok_or_else(|| format!("\"{part}\" is not of the form key=value"))?;
             match key.trim() {
@@ -85,7 +88,12 @@ impl Vif {
                 "bridge" => vif.bridge = value.into(),
                 "ip" => vif.ip = Some(value.into()),
                 "rate" => vif.rate = Some(rate(value)?),
-                "type" | "model" | "script" | "vifname" | "backend" | "gatewaydev" | "trusted" => {}
+                "backend" if !["0", "Domain-0"].contains(&value) => {
+                    return Err(format!("backend \"{value}\" is not supported, only dom0"));
+                }
+                "mtu" if value != "1500" => return Err(format!("mtu {value} is not supported, only 1500")),
+                "type" | "model" | "script" | "vifname" | "backend" | "gatewaydev" | "devid" | "mtu"
+                | "trusted" => {}
                 key => return Err(format!("unknown vif parameter \"{key}\"")),
             }
         }
@@ -126,6 +134,7 @@ mod tests {
         assert_eq!(vif.mac.unwrap().to_string(), "00:16:3e:01:02:03");
         assert_eq!((vif.bridge.as_str(), vif.ip.as_deref()), ("br1", Some("10.0.0.2")));
         assert_eq!(vif.rate, Some(Rate { bytes: 62500, interval: 50000 }));
+        assert!(Vif::parse("script=vif-bridge,vifname=a,type=vif,mtu=1500,backend=0,untrusted").is_ok());
         assert_eq!(Vif::parse("").unwrap().bridge, "xenbr0");
         assert_eq!(rate("250KB/s@20ms"), Ok(Rate { bytes: 5000, interval: 20000 }));
     }
@@ -138,6 +147,8 @@ mod tests {
             ("mca=x", "\"mca\""),
             ("x", "\"x\""),
             ("rate=10", "\"10\""),
+            ("backend=driver", "\"driver\""),
+            ("mtu=9000", "9000"),
             ("rate=99999999999999999999Gb/s", "rate"),
             ("rate=1b/s@0s", "rate"),
         ] {

@@ -16,11 +16,15 @@ const POLL: Duration = Duration::from_millis(50);
 
 impl<H: Hypervisor> Shell<H> {
     pub(super) async fn create(&self, args: &Args<'_>) -> Outcome {
-        let path = args.word(0);
-        let config = self.manager.read_config(path, &args.words[1..])?;
-        let mut text = format!("Parsing config from {path}\n");
-        for warning in &config.warnings {
-            text += &format!("{path}: warning: {warning}\n");
+        let (path, vars) = match args.value('f') {
+            Some(path) => (path, &args.words[..]),
+            None => (args.word(0), args.words.get(1..).unwrap_or_default()),
+        };
+        let config = self.manager.read_config(path, vars)?;
+        let mut text = String::new();
+        if !args.has('q') {
+            text += &format!("Parsing config from {path}\n");
+            text.extend(config.warnings.iter().map(|warning| format!("{path}: warning: {warning}\n")));
         }
         let (name, warnings) = (config.name.clone(), config.warnings.clone());
         if args.has('n') {
@@ -97,6 +101,11 @@ impl<H: Hypervisor> Shell<H> {
 
     pub(super) fn console(&self, args: &Args<'_>) -> Outcome {
         let domain = self.guest(args.word(0), "attach to the console of")?;
+        for (option, only) in [('t', "pv"), ('n', "0")] {
+            if let Some(other) = args.value(option).filter(|value| *value != only) {
+                return Err(format!("-{option} {other}: a domain has console {only} alone here"));
+            }
+        }
         Ok(Answer { attach: Some(domain), ..Answer::done() })
     }
 

@@ -1,7 +1,7 @@
 //! The table of commands, and what `help` makes of it.
 
 use super::{Answer, Outcome};
-use crate::toolstack::config::domain::distance;
+use crate::toolstack::config::keys::nearest;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -68,6 +68,11 @@ pub const COMMANDS: &[Command] = &[
             flag('p', "pause", "Leave the domain paused after it is created"),
             flag('c', "console", "Connect to the console after the domain is created"),
             flag('n', "dryrun", "Only read the file and say what is in it"),
+            flag('q', "quiet", "Say nothing of the file but what is wrong"),
+            value('f', "defconfig", "The file, in place of the first argument"),
+            flag('e', "no-wait", "No effect here: dom0 waits for every domain's end, and no command does"),
+            flag('F', "foreground", "No effect here"),
+            flag('d', "debug", "No effect here"),
         ],
     ),
     command(
@@ -78,6 +83,8 @@ pub const COMMANDS: &[Command] = &[
         &[
             flag('v', "verbose", "Also print the UUID and the shutdown reason"),
             flag('l', "long", "As --json"),
+            flag('c', "cpupool", "Also print the CPU pool"),
+            flag('n', "numa", "Also print the NUMA nodes"),
         ],
     ),
     command("info", "", "Get information about Xen host", 0, &[]),
@@ -103,7 +110,7 @@ pub const COMMANDS: &[Command] = &[
         "<Domain>",
         "Attach to domain's console: its last 64 KiB, then what comes; leave it with Ctrl-]",
         1,
-        &[],
+        &[value('t', "type", "pv, the one there is"), value('n', "num", "0, the one there is")],
     ),
     command(
         "dmesg",
@@ -241,11 +248,8 @@ pub fn find(name: &str) -> Option<&'static Command> {
 
 /// A hint at a command that was perhaps meant.
 pub fn near(name: &str) -> String {
-    let nearest = COMMANDS.iter().map(|command| (distance(name, command.name), command.name)).min();
-    match nearest {
-        Some((distance, nearest)) if distance <= 2 => format!(" (did you mean \"{nearest}\"?)"),
-        _ => String::new(),
-    }
+    let nearest = nearest(name, COMMANDS.iter().map(|command| command.name));
+    nearest.map_or(String::new(), |nearest| format!(" (did you mean \"{nearest}\"?)"))
 }
 
 /// The `help` command.

@@ -50,6 +50,9 @@ pub struct Shell<H: Hypervisor> {
     pub manager: Rc<Manager<H>>,
 }
 
+/// `xl`'s own options, which change nothing here.
+const GLOBAL: [&str; 6] = ["-v", "-vvv", "-f", "-t", "-T", "-N"];
+
 /// A command line taken apart.
 struct Args<'a> {
     command: &'a str,
@@ -114,6 +117,9 @@ impl<H: Hypervisor> Shell<H> {
         let mut words: Vec<&str> =
             words.iter().map(String::as_str).filter(|word| *word != "--json").collect();
         if words.first() == Some(&"xl") {
+            // Options before the command are about xl's own messages and locks.
+            let options = words[1..].iter().take_while(|word| GLOBAL.contains(word)).count();
+            words.drain(1..=options);
             words[0] = "help"; // `xl` alone
             if words.len() > 1 {
                 words.remove(0);
@@ -248,7 +254,9 @@ fn parse<'a>(command: &help::Command, words: &[&'a str]) -> Result<Args<'a>, Str
             args.words.push(word);
         }
     }
-    if args.words.len() < command.least && !(args.has('a') && command.least == 1) {
+    // All domains, or a file, may be named by an option.
+    let named = args.has('a') || args.value('f').is_some();
+    if args.words.len() < command.least && !(named && command.least == 1) {
         let plural = if command.least > 1 { "s" } else { "" };
         let (name, least) = (command.name, command.least);
         return Err(format!(

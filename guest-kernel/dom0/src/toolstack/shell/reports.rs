@@ -83,7 +83,10 @@ impl<H: Hypervisor> Shell<H> {
         let infos = self.infos(args)?;
         let mut text =
             String::from("Name                                        ID   Mem VCPUs\tState\tTime(s)");
-        text += if args.has('v') { "   UUID                            Reason-Code\n" } else { "\n" };
+        let more = [('v', "   UUID                            Reason-Code"), ('c', "         Cpupool")];
+        let more = more.into_iter().chain([('n', " NODE Affinity")]);
+        text.extend(more.filter(|(option, _)| args.has(*option)).map(|(_, column)| column));
+        text.push('\n');
         let mut list = Vec::new();
         for info in &infos {
             let (name, time, state) = (self.shown_name(info.domain), seconds(info.cpu_time), state(info));
@@ -93,7 +96,11 @@ impl<H: Hypervisor> Shell<H> {
                 let reason = info.shutdown.map_or("-".into(), |reason| reason.to_string());
                 text += &format!(" {} {reason:>11}", uuid_text(&info.uuid));
             }
-            text.push('\n');
+            if args.has('c') {
+                text += &format!("{:>16}", "Pool-0");
+            }
+            // A machine is one node here.
+            text += if args.has('n') { "    all\n" } else { "\n" };
             list.push(json!({
                 "name": name, "id": id, "mem_mib": memory, "vcpus": vcpus, "state": state,
                 "cpu_time_ns": info.cpu_time, "uuid": uuid_text(&info.uuid), "shutdown_reason": info.shutdown,
