@@ -43,6 +43,7 @@ impl CannotEnter {
 
 pub(super) const IF: u64 = 0x200;
 pub(super) const IOPL: u64 = 0x3000;
+const DF: u64 = 0x400;
 /// TF, RF, NT, VM, and AC (a kernel's accesses need no alignment): cleared when a handler is entered.
 pub(super) const CLEARED: u64 = 0x0007_4100;
 
@@ -84,6 +85,14 @@ pub fn callback(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
         return Err(CannotEnter::SystemCall);
     }
     enter(cur, Entry { rip: c.address, mask_events: c.mask_events, error_code: None })
+}
+
+/// One by `syscall`. Kernels have the processor clear DF then, and copy without a look at it.
+#[inline(always)]
+pub fn syscall(cur: &mut Current<'_>, c: Callback) -> Result<(), CannotEnter> {
+    callback(cur, c)?;
+    cur.cx.cpu.regs_mut().rflags &= !DF;
+    Ok(())
 }
 
 /// The event upcall.

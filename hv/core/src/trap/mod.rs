@@ -24,7 +24,7 @@ pub fn handle(cur: &mut Current<'_>, why: u32) {
     let done = match why {
         exit::SYSCALL => {
             let c = cur.cx.syscall;
-            bounce::callback(cur, c)
+            bounce::syscall(cur, c)
         }
         INT_80 => int_80(cur),
         32..256 => {
@@ -49,7 +49,7 @@ fn rare(cur: &mut Current<'_>, why: u32) -> Result<(), CannotEnter> {
         }
         exit::SYSCALL32 => {
             let c = cur.cx.syscall32;
-            if c.address == 0 { bounce::exception(cur, 13, Some(0)) } else { bounce::callback(cur, c) }
+            if c.address == 0 { bounce::exception(cur, 13, Some(0)) } else { bounce::syscall(cur, c) }
         }
         // The registers that the guest asked for can't be had: the fault is its own, where it wanted to be.
         exit::BAD_RETURN => {

@@ -36,7 +36,7 @@
     .set FLAG_IF, 0x200
     .set FLAGS_IOPL, 0x3000
     .set FLAGS_GUEST, 0x00254dd5            # RFLAGS_GUEST in vcpu.rs
-    .set FLAGS_CLEARED, 0x00034100          # CLEARED in bounce.rs: TF, RF, NT, VM
+    .set FLAGS_CLEARED, 0x00074500          # CLEARED and DF in bounce.rs: TF, RF, NT, VM, AC, DF
 
     .macro SMAP_SITE at
     .pushsection .smap_sites, "a"

@@ -17,6 +17,8 @@ global_asm!(
     ".text",
     "note:",
     "push rax",
+    "pushfq",
+    "pop qword ptr [rip + noted + 56]",
     "mov rax, [rsp + 8]",
     "mov [rip + noted], rax",
     "mov rax, [rsp + 16]",
@@ -33,13 +35,13 @@ global_asm!(
     "mov [rip + noted + 48], rax",
     "mov rax, [rip + resume_at]",
     "mov [rsp + 24], rax",
-    // The stack as well: Xen saves none for sysenter. The flat selectors, no single step, and no RF, which
-    // an emulated processor may keep longer than one instruction.
+    // The stack as well: Xen saves none for sysenter. The flat selectors, no single step, no DF, NT and AC, and no RF,
+    // which an emulated processor may keep longer than one instruction.
     "mov rax, [rip + resume_with]",
     "mov [rsp + 48], rax",
     "mov qword ptr [rsp + 32], 0xe033",
     "mov qword ptr [rsp + 56], 0xe02b",
-    "and qword ptr [rsp + 40], -0x10101",
+    "and qword ptr [rsp + 40], -0x54501",
     "pop rax",
     "add rsp, 16",
     "iretq",
@@ -81,8 +83,9 @@ global_asm!(
 );
 
 unsafe extern "C" {
-    /// The way in (a vector; 256: failsafe, 257: a user's syscall), error code, rip, cs, rflags, rsp, ss.
-    static noted: [AtomicU64; 7];
+    /// The way in (a vector; 256: failsafe, 257: a user's syscall), error code, rip, cs, rflags, rsp, ss; the handler's
+    /// own rflags.
+    static noted: [AtomicU64; 8];
     static user_stack: u8;
     static note_entries: u8;
     static note_128: u8;

@@ -135,7 +135,18 @@ fn user() {
             }
         }};
     }
+    /// DF, NT, AC: what of a user's the kernel's handler begins with.
+    const KEPT: u64 = 0x4_4400;
+    macro_rules! kept {
+        ($name:literal, $($line:literal),+) => {{
+            user!(untold "push 0x44402", "popfq", $($line),+);
+            tell(format_args!($name));
+            answer(format_args!("  the handler's own"), (entry::note(7) & KEPT).cast_signed());
+        }};
+    }
     user!("user: ud2", "ud2");
+    kept!("user: ud2, with DF, NT and AC", "ud2");
+    kept!("user: syscall, with DF, NT and AC", "mov eax, 17", "syscall");
     registers("iret to user mode", 0);
     registers("iret to user mode, as after a system call", 0x100);
     user!("user: syscall", "mov eax, 17", "syscall");
@@ -146,6 +157,7 @@ fn user() {
     registers("iret to user mode, masking", 0);
     registers("iret to user mode, as after a system call, masking", 0x100);
     user!("user: syscall, masking, with flags", "push 0x2008d7", "popfq", "syscall");
+    kept!("user: syscall, masking, with DF, NT and AC", "mov eax, 17", "syscall");
     user!("user: int 0x80", "int 0x80");
     user!("user: int 0x81, a kernel's", "int 0x81");
     user!("user: hlt", "hlt");
