@@ -22,6 +22,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
 use hv_machine::boot::BootInfo;
+use hv_machine::frame::Work;
 use hv_machine::guest_mem;
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::x86_64::{apic, clock, cpu, percpu, smp, speculation, tlb};
@@ -345,12 +346,16 @@ fn unload(vcpu: &Vcpu, cx: &mut Context) {
     cpu::set_ts(false);
     cx.cpu.switch_out();
     mm::load_root(None);
+    cx.work.leave();
     vcpu.runstate.lock().change(waiting_state(vcpu), clock::now());
 }
 
 /// Enters the guest until this CPU is to pick anew.
 fn enter(cur: &mut Current<'_>, c: usize) {
     loop {
+        if !cur.cx.work.is_done() && !let_go(cur, c) {
+            return;
+        }
         if percpu::take_look() && look_around(cur, c) {
             return;
         }
@@ -358,6 +363,25 @@ fn enter(cur: &mut Current<'_>, c: usize) {
         let why = cur.cx.cpu.enter();
         trap::handle(cur, why);
     }
+}
+
+/// Takes the page tables apart that the vcpu has given up, before it goes on or sleeps: nobody can use their frames until
+/// then, and it may never come back to them. False: this CPU is to pick anew.
+#[cold]
+#[inline(never)]
+fn let_go(cur: &mut Current<'_>, c: usize) -> bool {
+    // (For one that is paused somebody waits.)
+    while cur.vcpu.blocked.load(SeqCst) & pause::DOMAIN == 0 {
+        cur.cx.work.refill(Work::BUDGET);
+        if mm::frames().settle(&mut cur.cx.work).is_ok() {
+            break;
+        }
+        smp::poll_interrupts();
+        if CPUS[c].resched.load(Relaxed) || percpu::this().any_pending() {
+            return false;
+        }
+    }
+    true
 }
 
 /// What the run loop looks at when it was told to; true when this CPU is to pick anew.

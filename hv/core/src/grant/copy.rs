@@ -186,7 +186,7 @@ impl<'t, T: Tables<'t>> Copies<'t, T> {
         } else {
             (own(self.tables, name)?, self.me, None)
         };
-        match self.frames.get_writable(mfn, owner, work) {
+        match self.frames.get_writable_by(self.me, mfn, owner, work) {
             Ok(frame) => {
                 self.dest = Some(Dest { name, frame, granter });
                 Ok(())

@@ -126,7 +126,7 @@ impl<'t> Space<'_, 't> {
                 .and_then(|frame| self.frames.map_grant(&table, index, flags, frame, self.work))
         } else {
             self.frames
-                .get_writable(mfn, owner, self.work)
+                .get_writable_by(self.dom, mfn, owner, self.work)
                 .and_then(|frame| self.frames.map_grant(&table, index, flags, frame, self.work))
         };
         table.release(self.work);
@@ -195,7 +195,7 @@ pub fn map<'t>(
     let mut device_use = None;
     let mut done = Ok(());
     if op.flags & GNTMAP_DEVICE_MAP != 0 && write {
-        match space.frames.get_writable(mfn, owner, space.work) {
+        match space.frames.get_writable_by(space.dom, mfn, owner, space.work) {
             Ok(frame) => device_use = Some(frame),
             Err(stop) => done = Err(Failure::stop(stop, GNTST_GENERAL_ERROR)),
         }

@@ -61,7 +61,7 @@ fn copy_between<D>(
 ) -> Result<(), Failure> {
     let (from, to, bytes) = (usize::from(op.source.offset), usize::from(op.dest.offset), usize::from(op.len));
     let read = frames.get(source.mfn, source.owner).map_err(not_to_be_read)?;
-    let done = match frames.get_writable(dest.mfn, dest.owner, work) {
+    let done = match frames.get_writable_by(me, dest.mfn, dest.owner, work) {
         Err(stop) => Err(not_to_be_written(stop, frames, dest.mfn, me, !dest.uses.is_empty())),
         Ok(written) => {
             let done = if from + bytes > 4096 || to + bytes > 4096 {

@@ -93,13 +93,13 @@ fn one(cur: &mut Current<'_>, op: MmuextOp, of: DomId) -> Result<(), Stop> {
             }
         }
         MMUEXT_CLEAR_PAGE => {
-            let f = typed(frames().get_writable(op.mfn(), of, &mut cur.cx.work))?;
+            let f = typed(frames().get_writable_by(cur.dom.id, op.mfn(), of, &mut cur.cx.work))?;
             f.page().zero();
             f.release(&mut cur.cx.work);
         }
         MMUEXT_COPY_PAGE => {
             let from = typed(frames().get(op.src_mfn(), of))?;
-            let to = typed(frames().get_writable(op.mfn(), of, &mut cur.cx.work))?;
+            let to = typed(frames().get_writable_by(cur.dom.id, op.mfn(), of, &mut cur.cx.work))?;
             to.page().copy_from(0, from.view(), 0, 4096);
             to.release(&mut cur.cx.work);
         }

@@ -90,6 +90,13 @@ impl<'t> Work<'t> {
         }
     }
 
+    /// Leaves what there is to do to whoever settles next: nobody waits for a vcpu that does not run.
+    pub fn leave(&mut self) {
+        while let Some(mfn) = self.pop() {
+            self.table.orphan(mfn);
+        }
+    }
+
     /// Whether no table waits.
     pub fn is_done(&self) -> bool {
         self.head == NONE
@@ -142,9 +149,7 @@ impl<'t> Work<'t> {
 
 impl Drop for Work<'_> {
     fn drop(&mut self) {
-        while let Some(mfn) = self.pop() {
-            self.table.orphan(mfn);
-        }
+        self.leave();
     }
 }
 
@@ -161,16 +166,37 @@ impl FrameTable {
     /// A frame of `owner`'s that stays data, to be written.
     #[inline]
     pub fn get_writable(&self, mfn: Mfn, owner: DomId, work: &mut Work<'_>) -> Progress<Frame<'_, Writable>> {
+        self.get_writable_by(owner, mfn, owner, work)
+    }
+
+    /// The same in the name of the domain `by`. Of another's frame it is refused, as another use is, what concerns
+    /// `owner` alone: to wait until a page table of his is taken apart.
+    #[inline]
+    pub fn get_writable_by(
+        &self,
+        by: DomId,
+        mfn: Mfn,
+        owner: DomId,
+        work: &mut Work<'_>,
+    ) -> Progress<Frame<'_, Writable>> {
         // Most are that already, mapped writable by their owner.
         if self.named(mfn).is_some_and(|entry| entry.acquire_ready(owner, Type::Writable)) {
             return Ok(Frame::adopt(self, mfn.0 as u32));
         }
-        self.make_writable(mfn, owner, work)
+        self.make_writable(by, mfn, owner, work)
     }
 
     #[inline(never)]
-    fn make_writable(&self, mfn: Mfn, owner: DomId, work: &mut Work<'_>) -> Progress<Frame<'_, Writable>> {
-        self.get_typed(mfn, &Rights::plain(owner), Type::Writable, work)
+    fn make_writable(
+        &self,
+        by: DomId,
+        mfn: Mfn,
+        owner: DomId,
+        work: &mut Work<'_>,
+    ) -> Progress<Frame<'_, Writable>> {
+        let (mfn, _) = self.find(mfn).ok_or(EINVAL)?;
+        self.take(mfn, owner, Type::Writable, &Rights::plain(by), work)?;
+        Ok(Frame::adopt(self, mfn))
     }
 
     /// A frame of `owner`'s that holds segment descriptors, checked and corrected if it is new as that.
@@ -240,7 +266,12 @@ impl FrameTable {
         work: &mut Work<'_>,
     ) -> Progress<()> {
         let entry = self.at(mfn);
+        let anothers = rights.tables != owner;
         for _ in 0..PATIENCE {
+            // Its owner decides how long that lasts, and what work there is.
+            if anothers && entry.word().is_unfinished() {
+                return Err(Refusal::Type.into());
+            }
             match entry.acquire(owner, want) {
                 Asked::Held => return Ok(()),
                 // A frame that is no such table, whosever it is, is as invalid as one that does not exist.

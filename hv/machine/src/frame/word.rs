@@ -173,6 +173,11 @@ impl Word {
         }
     }
 
+    /// Whether it is a table half checked or half taken apart, which nobody works on at this moment.
+    pub const fn is_unfinished(self) -> bool {
+        !self.has(Word::LOCKED) && matches!(self.phase(), Phase::Partial | Phase::Dying)
+    }
+
     /// Whether all of the flag's bits are set.
     #[inline]
     pub const fn has(self, flag: u64) -> bool {

@@ -5,6 +5,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use guest_kernel::memory::Pages;
+use guest_kernel::shared_abi::Errno;
 
 use crate::answer;
 use crate::context::*;
@@ -56,6 +57,18 @@ global_asm!(
     "mov [rdi + 41*8], r8",
     "mov r8, [rsp + 48]", // ss
     "mov [rdi + 42*8], r8",
+    "jmp vcpus_start",
+    // One mmuext_op, at r13, and nothing more that concerns page tables.
+    "vcpus_table:",
+    "mov r12, rdi",
+    "mov eax, 26",
+    "mov rdi, r13",
+    "mov esi, 1",
+    "xor edx, edx",
+    "mov r10d, 0x7ff0",
+    "syscall",
+    "mov [r12 + 2*8], rax",
+    "jmp vcpus_wait",
     "vcpus_start:",
     "mov [rdi + 2*8], r15",
     "mov [rdi + 3*8], rbx",
@@ -97,6 +110,7 @@ global_asm!(
     "inc ebx",
     "cmp ebx, 8",
     "jb 2b",
+    "vcpus_wait:",
     "mov qword ptr [r12], 1",
     "3:",
     "pause",
@@ -113,6 +127,7 @@ global_asm!(
 
 unsafe extern "C" {
     fn vcpus_start();
+    fn vcpus_table();
     fn vcpus_user();
     fn vcpus_syscall();
 }
@@ -173,6 +188,7 @@ pub fn ask() {
     every_operation("never there", 2);
     begins();
     places(&pages);
+    table_of_another(&Pages::new(1));
     // They stay registered.
     core::mem::forget(pages);
 }
@@ -475,6 +491,30 @@ fn begins() {
     begin("with a trap in ring 0", 22, &[(TRAPS, 3 | 0xe030 << 16), (TRAPS + 1, 0x1000)]);
     begin("with an LDT of none", 23, &[(LDT, 0x1000)]);
     begin("with selectors", 24, &[(ES, 0xe02b), (ES + 1, 0xe02b), (ES + 2, 0), (ES + 3, 0)]);
+}
+
+/// A page table that another vcpu unpins is memory again when that was done, whatever that vcpu does next.
+fn table_of_another(page: &Result<Pages, Errno>) {
+    let Ok(page) = page else { return };
+    let frame = page.mfn(0).0;
+    let at = address_of(frame).unwrap_or(0);
+    let map = |flags: u64| call(nr::UPDATE_VA_MAPPING, [at, (frame << 12 | flags) as usize, 2, 0, 0]);
+    answer(format_args!("table of another: read-only"), map(5));
+    fill(&[0, frame, 0]);
+    answer(format_args!("table of another: pinned"), call(nr::MMUEXT_OP, [buffer(0), 1, 0, 0x7ff0, 0]));
+    fill(&[4, frame, 0]);
+    let id = 4;
+    SAID.iter().for_each(|word| word.store(0, SeqCst));
+    good(id);
+    with(&[(RIP, vcpus_table as *const () as u64), (R15 + 2, buffer(0) as u64)]);
+    answer(format_args!("table of another: initialised"), initialise(id));
+    answer(format_args!("table of another: up"), plain(UP, id));
+    while SAID[0].load(SeqCst) == 0 {
+        core::hint::spin_loop();
+    }
+    answer(format_args!("table of another: unpinned"), SAID[FIRST].load(SeqCst).cast_signed());
+    answer(format_args!("table of another: writable"), map(7));
+    stop(id);
 }
 
 /// `VCPUOP_register_vcpu_info` of those that never were, and of one that runs.

@@ -1,10 +1,12 @@
 //! Disks' rings (`io/blkif.h`): requests that can't be, requests that change, indices that can't be.
 
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use guest_kernel::front::blk;
-use guest_kernel::grants::SharedPage;
+use guest_kernel::grants::{Access, Grant, SharedPage};
+use guest_kernel::memory::Pages;
 use guest_kernel::ring::{FrontRing, RingKind};
 use guest_kernel::share::{GrantedPage, SharedMem};
 use guest_kernel::shared_abi::Errno;
@@ -16,6 +18,7 @@ use guest_kernel::xenbus::XenbusState;
 use guest_kernel::xenstore::Xenstore;
 
 use crate::device::{self, Frontend, OTHER_WORDS, REQ_PROD, WILD_REF, judge, judge_closed};
+use crate::tables;
 
 /// A slot, whatever is in it.
 type Slot = [u8; 112];
@@ -167,6 +170,18 @@ async fn bad_requests(store: &Xenstore, id: u32) -> Result<(), Errno> {
     }
     disk.expect("wild pages listed", indirect(BLKIF_OP_WRITE, 32, mine), BLKIF_RSP_ERROR).await;
     disk.expect("a read after all that", good, BLKIF_RSP_OKAY).await;
+
+    // Its frame was no other's to use before the hypervisor had taken it apart, which it left to the vcpu's next request
+    // that concerns page tables: dom0 asked for it again and again, for ever.
+    let (pages, mut slot) = (Rc::new(Pages::new(1)?), good);
+    let grant = Grant::offer(&pages, 0, disk.frontend.device.peer, Access::ReadWrite)?;
+    if tables::was_table(&pages) {
+        slot = read(0, (grant.reference().0, 0, 7));
+    }
+    disk.expect("into a page that was a page table", slot, BLKIF_RSP_OKAY).await;
+    judge("it was one", slot != good, grant.reference().0);
+    // It stays read-only.
+    core::mem::forget((pages, grant));
 
     for at in OTHER_WORDS {
         disk.ring.memory().store(at, 0x8000_0001);

@@ -27,6 +27,17 @@ fn extended(command: u64, mfn: u64) -> i64 {
     call(nr::MMUEXT_OP, [buffer(0), 1, 0, DOMID_SELF, 0])
 }
 
+/// Has the first of `pages`, which is empty, been a page table until now, and asks nothing more of page tables: whether
+/// that was done.
+pub fn was_table(pages: &Pages) -> bool {
+    let mfn = pages.mfn(0);
+    let Some(pfn) = m2p(mfn) else { return false };
+    let read_only = (mfn.0 << 12 | 5) as usize;
+    call(nr::UPDATE_VA_MAPPING, [VIRT_BASE + pfn * 4096, read_only, 2, 0, 0]) == 0
+        && extended(0, mfn.0) == 0
+        && extended(UNPIN, mfn.0) == 0
+}
+
 /// `count` steps of the sequence `seed`.
 pub fn attack(seed: u64, count: u64) {
     let Ok(pool) = Pages::new(POOL) else { return };

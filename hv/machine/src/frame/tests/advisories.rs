@@ -405,3 +405,43 @@ fn an_ancient_stamp_does_not_hide_a_new_one() {
         assert_eq!(table.clock().stale_cpus(stamp).count(), 0, "{age:#x}");
     }
 }
+
+/// A page table that its owner gave up but has not taken apart, for its vcpu does other things, is in nobody's use
+/// before it does. Whoever mapped it by grant asked for it again and again: a guest could stop dom0.
+#[test]
+fn another_domain_does_not_wait_for_a_table_to_be_taken_apart() {
+    let table = machine(64);
+    let tables = tree(&table, D1);
+    pin(&table, tables[0], 4).unwrap();
+    let [theirs] = populate(&table, D2);
+    let (mut work, rights) = (work(&table), Rights { frames: D2, ..Rights::plain(D1) });
+    let tab = table.get_table(tables[3], D1).unwrap();
+    let mut refused = || {
+        let got = table.get_writable_by(D1, theirs, D2, &mut work);
+        assert_eq!(got.map(|frame| drop(frame)), Err(EBUSY));
+        let mapped = table.update_entry(&tab, 4, pte::entry(theirs, RW), Store::Set, &rights, &mut work);
+        assert_eq!(mapped, Err(EBUSY));
+        assert!(work.is_done());
+    };
+
+    let mut of_owner = Work::new(&table, 100);
+    let of_d2 = Rights::plain(D2);
+    assert_eq!(table.pin(theirs, 1, &of_d2, &mut of_owner), Err(Stop::Again), "half checked");
+    refused();
+    of_owner.refill(u32::MAX);
+    table.pin(theirs, 1, &of_d2, &mut of_owner).unwrap();
+    refused();
+    table.unpin(theirs, D2, &mut of_owner).unwrap();
+    assert!(!of_owner.is_done());
+    refused();
+    // Its owner waits, and finds it where the vcpu that gave it up has left it.
+    let mut another = Work::new(&table, u32::MAX);
+    assert_eq!(table.get_writable(theirs, D2, &mut another).map(drop), Err(Stop::Again));
+    of_owner.leave();
+    assert_eq!(table.get_writable(theirs, D2, &mut another).map(drop), Err(Stop::Again));
+    table.settle(&mut another).unwrap();
+    drop(table.get_writable(theirs, D2, &mut another).unwrap());
+    drop(table.get_writable_by(D1, theirs, D2, &mut another).unwrap());
+    tab.release(&mut another);
+    audit(&table, &[]);
+}
