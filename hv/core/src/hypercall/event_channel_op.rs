@@ -8,6 +8,7 @@ use crate::event::{Closed, Rebound, State, fifo};
 use crate::{irq, mm};
 use alloc::sync::Arc;
 use core::mem::offset_of;
+use core::sync::atomic::Ordering::SeqCst;
 use hv_machine::guest_mem;
 use hv_machine::x86_64::{percpu, tlb};
 use shared_abi::errno::Errno;
@@ -110,6 +111,10 @@ fn other_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         EVTCHNOP_RESET => {
             let op: EvtchnReset = guest_mem::read(arg)?;
             let target = access::target(dom, op.dom)?;
+            // One that runs would open ports while they are closed.
+            if target.id != dom.id && target.pauses.load(SeqCst) == 0 {
+                return Err(Errno::EINVAL.into());
+            }
             if !close_some(&target, 64) {
                 return Err(Stop::Retry);
             }

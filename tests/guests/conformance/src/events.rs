@@ -15,6 +15,7 @@ const ALLOC_UNBOUND: usize = 6;
 const BIND_IPI: usize = 7;
 const BIND_VCPU: usize = 8;
 const UNMASK: usize = 9;
+const RESET: usize = 10;
 
 fn op(operation: usize, words: &[u64]) -> i64 {
     fill(words);
@@ -56,7 +57,44 @@ pub fn ask() {
         answer(format_args!("status of port {port}"), op(STATUS, &[DOMID_SELF | (port << 32)]));
     }
     virqs();
+    reset_of_another();
     exhaust();
+}
+
+/// A domain's ports are closed by another while its control domain has it paused.
+fn reset_of_another() {
+    const CREATE: u64 = 1;
+    const DESTROY: u64 = 2;
+    const PAUSE: u64 = 3;
+    const UNPAUSE: u64 = 4;
+    const VCPUS: u64 = 15;
+    let domctl = |command: u64, id: u64, words: &[u64]| {
+        let mut op = [0; 18];
+        (op[0], op[1]) = (command | 0x15 << 32, id);
+        op[2..2 + words.len()].copy_from_slice(words);
+        fill(&op);
+        call(nr::DOMCTL, [crate::raw::buffer(0), 0, 0, 0, 0])
+    };
+    // ssidref, handle and flags; iommu options, vcpus; ports, grant frames; maptrack frames, grants of version 1.
+    let config = [0, 0, 0, 4 << 32, 1023 | 4 << 32, 16 | 1 << 32];
+    let created = domctl(CREATE, 0, &config);
+    answer(format_args!("another domain"), created);
+    if created != 0 {
+        return;
+    }
+    let id = word(1) & 0xffff;
+    answer(format_args!("another domain's vcpus"), domctl(VCPUS, id, &[4]));
+    for step in ["paused from the start", "unpaused", "paused again"] {
+        answer(format_args!("a port of another's, {step}"), alloc_unbound(id, DOMID_SELF));
+        let port = word(0) >> 32;
+        answer(format_args!("reset of another, {step}"), op(RESET, &[id]));
+        answer(format_args!("its port after that, {step}"), op(STATUS, &[id | (port << 32)]));
+        answer(format_args!("  says"), (word(1) & 0xffff_ffff).cast_signed());
+        let next = if step == "unpaused" { PAUSE } else { UNPAUSE };
+        answer(format_args!("what follows {step}"), domctl(next, id, &[]));
+    }
+    answer(format_args!("another domain destroyed"), domctl(DESTROY, id, &[]));
+    answer(format_args!("reset of nobody"), op(RESET, &[NOBODY]));
 }
 
 fn virqs() {
