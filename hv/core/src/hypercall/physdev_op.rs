@@ -130,6 +130,20 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
                 return Err(Errno::ENODEV.into());
             }
         }
+        cmd @ (PHYSDEVOP_RESTORE_MSI | PHYSDEVOP_RESTORE_MSI_EXT) => {
+            access::control_only(dom)?;
+            let (segment, device) = if cmd == PHYSDEVOP_RESTORE_MSI {
+                let r: PhysdevRestoreMsi = guest_mem::read(arg)?;
+                (0, Sbdf { bus: r.bus, devfn: r.devfn })
+            } else {
+                let d: PhysdevPciDevice = guest_mem::read(arg)?;
+                (d.seg, Sbdf { bus: d.bus, devfn: d.devfn })
+            };
+            if segment != 0 || !device.exists() {
+                return Err(Errno::ENODEV.into());
+            }
+            pirq::restore_messages(device)?;
+        }
         // The hypervisor's console is never behind a USB debug port: nobody needs warning of a reset.
         PHYSDEVOP_DBGP_OP => access::control_only(dom)?,
         // What devices there are, the hypervisor looks up itself when it needs one.

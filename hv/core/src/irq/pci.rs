@@ -27,9 +27,13 @@ impl Sbdf {
     pub fn write(self, register: u8, size: u8, value: u32) {
         write_raw(self.latch(register), register & 3, size, value);
     }
+    /// Whether there is such a function.
+    pub fn exists(self) -> bool {
+        self.read(0, 4) != !0
+    }
     /// The register of a capability.
     pub fn capability(self, id: u8) -> Option<u8> {
-        if self.read(0, 4) == !0 || self.read(6, 2) & 0x10 == 0 {
+        if !self.exists() || self.read(6, 2) & 0x10 == 0 {
             return None;
         }
         let mut at = self.read(0x34, 1) as u8 & 0xfc;

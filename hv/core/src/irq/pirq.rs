@@ -6,17 +6,18 @@
 //! hold a CPU.
 
 use super::msi::Msi;
+use super::pci::Sbdf;
 use super::{give_vector, take_vector};
-use crate::domain::Domain;
 use crate::domain::events::with_sides;
+use crate::domain::{Domain, next_from};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use hv_machine::frame::{Frame, Writable};
 use hv_machine::lock::{Mutex, rank};
 use hv_machine::x86_64::{apic, ioapic, ioapic::Trigger};
-use shared_abi::Port;
 use shared_abi::errno::Errno;
+use shared_abi::{DomId, Port};
 use spin::Once;
 
 /// Pirqs of the control domain.
@@ -177,6 +178,22 @@ pub fn setup_message(dom: &Domain, number: Option<u32>, msi: Msi) -> Result<u32,
     }
     all.push(Pirq { number, source: Source::Message(msi), vector: Some(vector), waits_for_eoi: false });
     Ok(number)
+}
+
+/// Writes the messages of a device once more, whosever they are (`PHYSDEVOP_restore_msi`): a reset or a sleep lost them.
+pub fn restore_messages(device: Sbdf) -> Result<(), Errno> {
+    let mut next = DomId(0);
+    while let Some(dom) = next_from(next) {
+        for p in dom.pirqs.all.lock().iter() {
+            if let (Source::Message(msi), Some(vector)) = (p.source, p.vector)
+                && msi.device() == device
+            {
+                msi.enable(vector, apic::id())?;
+            }
+        }
+        next = DomId(dom.id.0 + 1);
+    }
+    Ok(())
 }
 
 /// Takes a pirq down (`PHYSDEVOP_unmap_pirq`).

@@ -1,7 +1,7 @@
 //! `physdev_op` and the parts of `sched_op` that only a domain with hardware may use.
 
 use crate::answer;
-use crate::raw::{buffer, call, fill, nr};
+use crate::raw::{buffer, call, config, fill, nr, set_config, word};
 
 const PHYSDEV_OP: usize = 33;
 const WATCHDOG: usize = 6;
@@ -67,4 +67,60 @@ pub fn ask() {
             );
         }
     }
+    messages();
+}
+
+/// The MSI-X capability of a device, as its register.
+fn message_table(device: u8) -> Option<u8> {
+    if config(device, 0) == 0xffff || config(device, 6) & 0x10 == 0 {
+        return None;
+    }
+    let mut at = config(device, 0x34) as u8 & 0xfc;
+    for _ in 0..48 {
+        match config(device, at) {
+            _ if at == 0 => return None,
+            head if head & 0xff == 0x11 => return Some(at),
+            head => at = (head >> 8) as u8 & 0xfc,
+        }
+    }
+    None
+}
+
+/// What a device forgets in a reset is written again.
+fn messages() {
+    const SET_IOPL: usize = 6;
+    const UNMAP_PIRQ: usize = 14;
+    const RESTORE: usize = 19;
+    const DEVICE_ADD: usize = 25;
+    const RESTORE_EXT: usize = 27;
+    const ENABLE: u16 = 1 << 15;
+    op(PHYSDEV_OP, SET_IOPL, &[1]);
+    let found = (1..32).find_map(|device| Some((device, message_table(device)?)));
+    answer(format_args!("a device with MSI-X"), found.is_some().into());
+    if let Some((device, at)) = found {
+        let long = |register: u8| {
+            u64::from(config(device, register)) | u64::from(config(device, register + 2)) << 16
+        };
+        let table = long(at + 4);
+        let bar = 0x10 + 4 * (table & 7) as u8;
+        let low = long(bar);
+        let high = if low & 6 == 4 { long(bar + 4) << 32 } else { 0 };
+        let base = (low & !0xf | high) + (table & !7);
+        let (none, devfn) = (0xffff_ffff, u64::from(device) << 3);
+        let words = [0x7ff0 | 3 << 32, none | none << 32, devfn << 32, 0, base];
+        // Xen knows of a device by this.
+        op(PHYSDEV_OP, DEVICE_ADD, &[devfn << 24]);
+        answer(format_args!("a message mapped"), op(PHYSDEV_OP, MAP_PIRQ, &words));
+        let pirq = word(1) >> 32;
+        let control = at + 2;
+        for (name, restore, address) in
+            [("restore_msi", RESTORE, devfn << 8), ("restore_msi_ext", RESTORE_EXT, devfn << 24)]
+        {
+            set_config(device, control, config(device, control) & !ENABLE);
+            answer(format_args!("{name} of a device that was reset"), op(PHYSDEV_OP, restore, &[address]));
+            answer(format_args!("  enabled"), (config(device, control) >> 15).into());
+        }
+        answer(format_args!("a message unmapped"), op(PHYSDEV_OP, UNMAP_PIRQ, &[0x7ff0 | pirq << 32]));
+    }
+    op(PHYSDEV_OP, SET_IOPL, &[0]);
 }
