@@ -271,7 +271,11 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
         let blocks = match new {
             Ok(b) => b,
             Err(e) => {
-                stolen.into_iter().for_each(|s| s.restore());
+                for frame in stolen {
+                    let mfn = frame.mfn();
+                    frame.restore();
+                    let _ = take_from_the_dying(&dom, mfn, 1);
+                }
                 guest_mem::write(arg, &x)?;
                 return Err(e);
             }
