@@ -15,7 +15,7 @@ use dom0::toolstack::shell::{Notices, Shell, session};
 use dom0::toolstack::xen::Xen;
 use dom0::xenstored::service;
 use guest_kernel::executor::spawn;
-use guest_kernel::{System, println};
+use guest_kernel::{System, console, println};
 
 guest_kernel::main! {
     async fn main(sys: System) {
@@ -48,6 +48,6 @@ guest_kernel::main! {
                 Err(error) => println!("{error}"),
             }
         }
-        session::run(&Shell { manager }, &consoles, &notices).await;
+        session::run(&Shell::new(manager, |text| console::write(text.as_bytes())), &consoles, &notices).await;
     }
 }

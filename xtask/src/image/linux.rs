@@ -94,6 +94,10 @@ pub fn tree(root: &Path) -> Result<()> {
     }
     std::fs::copy(paths::find_program("busybox").context("busybox is missing")?, root.join("bin/busybox"))?;
     symlink("busybox", root.join("bin/init"))?;
+    // what the kernel runs when dom0 asks for its end
+    for name in ["poweroff", "reboot", "halt"] {
+        symlink("../bin/busybox", root.join("sbin").join(name))?;
+    }
     overlay(&sources().join("root/etc"), &root.join("etc"))
 }
 

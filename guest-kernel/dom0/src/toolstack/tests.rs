@@ -230,19 +230,19 @@ fn policies_decide_what_happens_to_a_domain_that_ends() {
 }
 
 fn run(shell: &Shell<super::fake::Fake>, line: &'static str) -> String {
-    let shell = Shell { manager: shell.manager.clone() };
+    let shell = Shell::new(shell.manager.clone(), |_| {});
     block_on(async move { shell.run(line).await.1 })
 }
 
 fn created_with(shell: &Shell<super::fake::Fake>, words: &str) -> String {
-    let (shell, line) = (Shell { manager: shell.manager.clone() }, format!("create web {words}"));
+    let (shell, line) = (Shell::new(shell.manager.clone(), |_| {}), format!("create web {words}"));
     block_on(async move { shell.run(&line).await.1 })
 }
 
 #[test]
 fn the_shell_prints_what_xl_prints() {
     let bench = machine();
-    let shell = Shell { manager: bench.manager.clone() };
+    let shell = Shell::new(bench.manager.clone(), |_| {});
     assert_eq!(run(&shell, "xl create web.cfg"), "Parsing config from web.cfg\n");
     assert_eq!(
         run(&shell, "list"),
@@ -278,6 +278,12 @@ fn the_shell_prints_what_xl_prints() {
     assert!(run(&shell, "list web").contains("--p---"));
     assert_eq!(run(&shell, "shutdown web"), "Shutting down domain 1\n");
     assert_eq!(bench.store.read_text("/local/domain/1/control/shutdown").as_deref(), Some("poweroff"));
+    // Whoever waits is told for what, before.
+    std::thread_local!(static SAID: core::cell::RefCell<String> = const { core::cell::RefCell::new(String::new()) });
+    let told = Shell::new(bench.manager.clone(), |text| SAID.with_borrow_mut(|said| *said += text));
+    bench.fake.stop(DomId(1), SHUTDOWN_POWEROFF);
+    assert_eq!(block_on(async move { told.run("shutdown -w web").await.1 }), "");
+    assert_eq!(SAID.take(), "Shutting down domain 1\nWaiting for 1 domains\n");
     assert_eq!(run(&shell, "nosuch"), "xl: unknown command \"nosuch\"; try \"help\"\n");
     assert!(
         run(&shell, "destroy").starts_with("'xl destroy' requires at least 1 argument.\n\nUsage: xl destroy")
@@ -299,7 +305,7 @@ fn the_shell_prints_what_xl_prints() {
     assert_eq!(
         run(&shell, "list -c -n third"),
         "Name                                        ID   Mem VCPUs\tState\tTime(s)         Cpupool NODE Affinity\n\
-         third                                        3     8     1     ------       0.0          Pool-0    all\n"
+         third                                        3     8     1     ------       0.0          Pool-0 all\n"
     );
     assert!(run(&shell, "console -n 1 third").contains("-n 1: a domain has console 0 alone"));
     for (words, complaint) in [
@@ -320,7 +326,7 @@ fn the_shell_prints_what_xl_prints() {
 #[test]
 fn a_running_domain_is_changed() {
     let bench = machine();
-    let shell = Shell { manager: bench.manager.clone() };
+    let shell = Shell::new(bench.manager.clone(), |_| {});
     run(&shell, "create web.cfg vcpus=2");
     let affinity = || bench.fake.0.borrow().domains[&1].affinity.clone();
     bench.fake.0.borrow_mut().domains.get_mut(&1).unwrap().affinity.clear();
@@ -391,7 +397,7 @@ fn a_running_domain_is_changed() {
 #[test]
 fn vcpus_are_switched_on_and_off() {
     let bench = machine();
-    let shell = Shell { manager: bench.manager.clone() };
+    let shell = Shell::new(bench.manager.clone(), |_| {});
     run(&shell, "create web.cfg vcpus=1 maxvcpus=3");
     let states = || {
         let state = |vcpu| bench.store.read_text(&format!("/local/domain/1/cpu/{vcpu}/availability"));
@@ -411,7 +417,7 @@ fn vcpus_are_switched_on_and_off() {
 #[test]
 fn every_command_answers_in_json() {
     let bench = machine();
-    let shell = Shell { manager: bench.manager.clone() };
+    let shell = Shell::new(bench.manager.clone(), |_| {});
     for line in [
         "create web.cfg --json",
         "list --json",
@@ -471,7 +477,7 @@ async fn obliging_backend(store: &Client, path: &str, frontend: &str) {
 fn what_no_backend_can_have_is_refused() {
     block_on(async {
         let bench = machine();
-        let shell = Shell { manager: bench.manager.clone() };
+        let shell = Shell::new(bench.manager.clone(), |_| {});
         let free = bench.fake.free();
         let (done, text, _) = shell.run("create web.cfg \"disk+=['phy:absent,xvdb,w']\"").await;
         assert!(!done && text.ends_with("web.cfg: disk xvdb (absent): there is none\n"), "{text}");
@@ -509,7 +515,7 @@ fn devices_come_and_go_while_a_domain_runs() {
     block_on(async {
         let bench = machine();
         let id = create(&bench).await.unwrap();
-        let shell = Shell { manager: bench.manager.clone() };
+        let shell = Shell::new(bench.manager.clone(), |_| {});
         let run = async |line: &str| {
             let (done, text, _) = shell.run(line).await;
             (done, text)

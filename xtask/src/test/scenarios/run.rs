@@ -87,7 +87,7 @@ pub fn adds_files_and_volumes(_: &mut Lab) -> Result<()> {
 }
 
 /// Debian's Linux as a guest: the README's lines, typed as they stand there. By the forwarded port its ssh server
-/// answers, and what it wrote to its disk is there in the next run.
+/// answers, what it wrote to its disk is there in the next run, and it ends when dom0 asks.
 pub fn linux(_: &mut Lab) -> Result<()> {
     let readme = String::from_utf8(cmd::read(&paths::root().join("README.md"))?)?;
     let section = readme.split_once("\n## A Linux guest\n").context("the README's section")?.1;
@@ -133,7 +133,13 @@ pub fn linux(_: &mut Lab) -> Result<()> {
         screen.wait_at_most(BOOT, prompt)?;
         screen.press(format!("{words}\r").as_bytes())?;
     }
-    screen.wait_for("\nit stays\n").map(drop)
+    screen.wait_for("\nit stays\n")?;
+    screen.wait_for("debian# ")?;
+    screen.press(b"\x1d")?; // Ctrl-]
+    screen.wait_for(PROMPT)?;
+    screen.press(b"xl shutdown -w debian\r")?;
+    screen.wait_for("Waiting for 1 domains")?;
+    screen.wait_for("\"debian\" has powered off").map(drop)
 }
 
 /// A text that is pasted at once into a domain's console, longer than anybody keeps of it on its way: all arrives.

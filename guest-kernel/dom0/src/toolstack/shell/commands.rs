@@ -70,6 +70,9 @@ impl<H: Hypervisor> Shell<H> {
             self.manager.request(*domain, request)?;
         }
         if args.has('w') {
+            if !args.json {
+                (self.say)(&format!("{}Waiting for {} domains\n", core::mem::take(&mut text), domains.len()));
+            }
             for domain in &domains {
                 // Gone, or stopped and kept by its policy.
                 while self

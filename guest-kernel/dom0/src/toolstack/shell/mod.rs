@@ -48,6 +48,8 @@ pub type Outcome = Result<Answer, String>;
 pub struct Shell<H: Hypervisor> {
     /// The toolstack.
     pub manager: Rc<Manager<H>>,
+    /// Shows at once what a command that waits has to say before its end.
+    say: fn(&str),
 }
 
 /// `xl`'s own options, which change nothing here.
@@ -56,6 +58,7 @@ const GLOBAL: [&str; 6] = ["-v", "-vvv", "-f", "-t", "-T", "-N"];
 /// A command line taken apart.
 struct Args<'a> {
     command: &'a str,
+    json: bool,
     options: Vec<(char, Option<&'a str>)>,
     words: Vec<&'a str>,
 }
@@ -107,6 +110,11 @@ fn errno(what: &str) -> impl Fn(Errno) -> String {
 }
 
 impl<H: Hypervisor> Shell<H> {
+    /// The commands over `manager`.
+    pub fn new(manager: Rc<Manager<H>>, say: fn(&str)) -> Shell<H> {
+        Shell { manager, say }
+    }
+
     /// Runs one line. The text printed is the second value; the first tells whether the command succeeded.
     pub async fn run(&self, line: &str) -> (bool, String, Option<DomId>) {
         let words = match words(line) {
@@ -128,14 +136,14 @@ impl<H: Hypervisor> Shell<H> {
         if words.is_empty() {
             return (true, String::new(), None);
         }
-        match self.dispatch(&words).await {
+        match self.dispatch(&words, json).await {
             Ok(answer) if json => (true, format!("{}\n", answer.json), answer.attach),
             Ok(answer) => (true, answer.text, answer.attach),
             Err(error) => (false, told(&error, json), None),
         }
     }
 
-    async fn dispatch(&self, words: &[&str]) -> Outcome {
+    async fn dispatch(&self, words: &[&str], json: bool) -> Outcome {
         let Some(command) = help::find(words[0]) else {
             return Err(format!(
                 "xl: unknown command \"{}\"{}; try \"help\"",
@@ -146,7 +154,7 @@ impl<H: Hypervisor> Shell<H> {
         if words[1..].iter().any(|word| ["-h", "--help"].contains(word)) {
             return help::help(Some(command.name));
         }
-        let args = parse(command, words)?;
+        let args = Args { json, ..parse(command, words)? };
         match command.name {
             "create" => self.create(&args).await,
             "list" => self.list(&args),
@@ -219,7 +227,7 @@ impl<H: Hypervisor> Shell<H> {
 
 /// Takes options out of the words and checks both against the command's table entry.
 fn parse<'a>(command: &help::Command, words: &[&'a str]) -> Result<Args<'a>, String> {
-    let mut args = Args { command: command.name, options: Vec::new(), words: Vec::new() };
+    let mut args = Args { command: command.name, json: false, options: Vec::new(), words: Vec::new() };
     let mut rest = words[1..].iter().copied();
     while let Some(word) = rest.next() {
         if let Some(long) = word.strip_prefix("--").filter(|long| !long.is_empty()) {

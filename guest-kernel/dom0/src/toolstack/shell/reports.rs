@@ -100,7 +100,7 @@ impl<H: Hypervisor> Shell<H> {
                 text += &format!("{:>16}", "Pool-0");
             }
             // A machine is one node here.
-            text += if args.has('n') { "    all\n" } else { "\n" };
+            text += if args.has('n') { " all\n" } else { "\n" };
             list.push(json!({
                 "name": name, "id": id, "mem_mib": memory, "vcpus": vcpus, "state": state,
                 "cpu_time_ns": info.cpu_time, "uuid": uuid_text(&info.uuid), "shutdown_reason": info.shutdown,
