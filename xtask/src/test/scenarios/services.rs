@@ -1,5 +1,7 @@
 //! The services, from a program on the host over the split network driver.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -83,12 +85,22 @@ pub fn cable_pulled(lab: &mut Lab) -> Result<()> {
     fetch(&machine, "hello", "/").map(drop)
 }
 
+/// A free port of the host, another one each time: one that was given away is free until somebody listens there.
+fn free_port() -> Result<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        if GIVEN.lock().is_ok_and(|mut given| given.insert(port)) {
+            return Ok(port);
+        }
+    }
+}
+
 /// A free port of the host for each service in `names`.
 pub(super) fn forwards(names: &[&str]) -> Result<Vec<Forward>> {
     let mut asked = Vec::new();
     for name in names {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let host_port = listener.local_addr()?.port();
+        let host_port = free_port()?;
         asked.push(Asked { name: (*name).to_string(), host_port, port: None });
     }
     let mut forwards = services::forwards(&services::all()?, &asked)?;
