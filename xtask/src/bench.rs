@@ -20,8 +20,7 @@ use serde_json::Value;
 use crate::build::{self, Built};
 use crate::image::Content;
 use crate::machine::{COUNTING_CPU, Machine, Options};
-use crate::test::peer;
-use crate::{cmd, paths, setup, workspace};
+use crate::{cmd, debian, paths, setup, workspace};
 
 /// Arguments of `bench`.
 #[derive(clap::Args)]
@@ -86,7 +85,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     let counter = build::kernel(&workspace::packages()?, "bench")?;
     let (built, disk) = system::files(&build::with(None, None, &[])?)?;
     let (oxen, _) = figures(&built, &counter, &disk, "oxen")?;
-    let on_xen = Built { hypervisor: peer::xen()?, ..built.clone() };
+    let on_xen = Built { hypervisor: debian::xen()?, ..built.clone() };
     let (xen, xen_version) = figures(&on_xen, &counter, &disk, "xen")?;
 
     let mut rows = table::rows(&oxen, &xen)?;

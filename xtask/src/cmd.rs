@@ -131,6 +131,14 @@ pub fn run_within(limit: Duration, command: &mut Command) -> Result<()> {
     }
 }
 
+/// Makes `dir` an empty folder.
+pub fn fresh(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir)?;
+    }
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
+}
+
 /// Reads a whole file, naming it in the error.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))

@@ -11,6 +11,7 @@
 
 mod gpt;
 mod grub;
+pub mod initramfs;
 pub mod linux;
 mod volumes;
 

@@ -7,6 +7,7 @@
 mod bench;
 mod build;
 mod cmd;
+mod debian;
 mod image;
 mod machine;
 mod new_service;

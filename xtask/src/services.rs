@@ -4,6 +4,8 @@
 //! configuration's `extra`): the guest reads them there, and so does this program to forward a port of
 //! the host to it. A guest that gets its address elsewhere has it in the `ip=` of its `vif`.
 
+pub mod crowd;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 

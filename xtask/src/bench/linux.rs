@@ -15,12 +15,13 @@ use anyhow::{Context, Result, ensure};
 
 use super::Waits;
 use crate::build::{self, Built};
+use crate::debian::linux::Linux;
 use crate::image::Content;
+use crate::image::initramfs;
 use crate::machine::{COUNTING_CPU, Options};
 use crate::qemu::Boot;
 use crate::steps::Step;
-use crate::test::{initramfs, peer};
-use crate::{cmd, paths};
+use crate::{cmd, debian, paths};
 use mix::Counts;
 pub use table::Compared;
 
@@ -59,7 +60,7 @@ pub fn compared(rows: &[String]) -> Result<Compared> {
         added_mib: 0,
     };
     let oxen = bench.as_dom0(&on(built.hypervisor), "oxen")?;
-    let xen = bench.as_dom0(&on(peer::xen()?), "xen")?;
+    let xen = bench.as_dom0(&on(debian::xen()?), "xen")?;
     // QEMU starts the kernel itself, with the one module as its initrd
     let native = bench.natively(&Built { dom0: ramdisk.clone(), ..on(kernel.clone()) })?;
     Compared::new(&native, &oxen, &xen)
@@ -110,7 +111,7 @@ fn sources() -> PathBuf {
 /// The kernel as a file whose name has no space in it, as a module's must not: the cache folder's may.
 fn dom0_kernel() -> Result<PathBuf> {
     let kernel = paths::out().join("vmlinuz");
-    std::fs::copy(peer::Linux::Generic.bzimage()?, &kernel)?;
+    std::fs::copy(Linux::Generic.bzimage()?, &kernel)?;
     Ok(kernel)
 }
 

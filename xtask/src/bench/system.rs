@@ -17,7 +17,7 @@ use crate::build::ramdisk::{self, Entry};
 use crate::build::{self, Built};
 use crate::image::{self, Content};
 use crate::machine::Machine;
-use crate::test::crowd;
+use crate::services::crowd;
 use crate::{cmd, paths, workspace};
 use life::{Alone, Web};
 use shell::Shell;

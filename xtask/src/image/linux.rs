@@ -9,12 +9,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::volumes;
+use super::{initramfs, volumes};
 use crate::build::ramdisk::Added;
+use crate::debian::linux::Linux;
 use crate::setup;
 use crate::steps::Step;
-use crate::test::{initramfs, peer};
-use crate::{cmd, paths};
+use crate::{cmd, debian, paths};
 
 /// Its programs, beside busybox.
 pub const PACKAGES: [&str; 4] = ["dropbear-bin", "e2fsprogs", "fio", "iperf3"];
@@ -59,8 +59,8 @@ pub fn make() -> Result<()> {
     fetch(&step).or_else(|_| setup::update().and_then(|()| fetch(&step)))?;
     step.detail("its root file system");
     std::fs::create_dir_all(work())?;
-    std::fs::copy(peer::Linux::Generic.bzimage()?, work().join("vmlinuz"))?;
-    let made = initramfs(peer::Linux::Generic, "debian", &sources().join("init"))?;
+    std::fs::copy(Linux::Generic.bzimage()?, work().join("vmlinuz"))?;
+    let made = initramfs(Linux::Generic, "debian", &sources().join("init"))?;
     std::fs::rename(made, work().join("initramfs.cpio"))?;
     let root = work().join("root");
     tree(&root)?;
@@ -71,10 +71,10 @@ pub fn make() -> Result<()> {
 
 fn fetch(step: &Step) -> Result<()> {
     step.detail("the kernel");
-    peer::Linux::Generic.bzimage()?;
-    peer::Linux::Generic.modules(&MODULES)?;
+    Linux::Generic.bzimage()?;
+    Linux::Generic.modules(&MODULES)?;
     step.detail("the programs");
-    peer::programs(&PACKAGES).map(drop)
+    debian::programs(&PACKAGES).map(drop)
 }
 
 fn sources() -> PathBuf {
@@ -87,8 +87,8 @@ fn work() -> PathBuf {
 
 /// Makes `root` the folder of its root file system.
 pub fn tree(root: &Path) -> Result<()> {
-    peer::fresh(root)?;
-    cmd::run(Command::new("tar").arg("-xf").arg(peer::programs(&PACKAGES)?).arg("-C").arg(root))?;
+    cmd::fresh(root)?;
+    cmd::run(Command::new("tar").arg("-xf").arg(debian::programs(&PACKAGES)?).arg("-C").arg(root))?;
     for folder in ["bin", "sbin", "dev", "proc", "sys", "tmp", "run", "root", "mnt", "etc/dropbear"] {
         std::fs::create_dir_all(root.join(folder))?;
     }
@@ -134,7 +134,7 @@ pub fn file_system(root: &Path, size: u64, file: &Path) -> Result<()> {
 }
 
 /// The initramfs with the script `init` for a domain's `linux`, as `target/oxen/NAME.cpio`.
-pub fn initramfs(linux: peer::Linux, name: &str, init: &Path) -> Result<PathBuf> {
+pub fn initramfs(linux: Linux, name: &str, init: &Path) -> Result<PathBuf> {
     let script = cmd::read(init)?;
     let modules = linux.modules(&MODULES)?.into_iter().enumerate();
     // a shell lists them in this order

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow};
 
-use super::crowd;
 use crate::build::ramdisk::{self, Entry};
 use crate::build::{self, Built};
 use crate::image::{self, Content};
+use crate::services::crowd;
 use crate::{cmd, paths, workspace};
 
 /// The hypervisor, dom0, the services and the ramdisk.

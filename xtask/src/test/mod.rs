@@ -1,13 +1,9 @@
 //! `cargo xtask test`: every crate's tests on this host, then scenarios on whole machines in QEMU.
 
-pub mod crowd;
-pub mod debian;
 mod host;
-pub mod initramfs;
 mod kit;
 mod lab;
 mod medium;
-pub mod peer;
 mod scenarios;
 mod screen;
 mod site;
@@ -17,6 +13,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::debian;
+use crate::debian::linux::Linux;
+use crate::debian::toolstack;
 use crate::image::linux;
 use crate::setup;
 use crate::steps::Step;
@@ -54,18 +53,18 @@ pub fn command(args: &Args) -> Result<ExitCode> {
 /// Fetches what scenarios take from Debian, unless it is in the cache: they need no network then.
 pub fn fetch(step: &Step) -> Result<()> {
     step.detail("Xen");
-    peer::xen()?;
-    peer::grub()?;
-    for kernel in [peer::Linux::Generic, peer::Linux::Cloud] {
+    debian::xen()?;
+    debian::grub()?;
+    for kernel in [Linux::Generic, Linux::Cloud] {
         step.detail(&format!("Linux, {}", kernel.flavour()));
         kernel.bzimage()?;
         kernel.modules(&linux::MODULES)?;
     }
     step.detail("a domain's tools");
-    peer::programs(&linux::PACKAGES)?;
+    debian::programs(&linux::PACKAGES)?;
     step.detail("xl");
-    debian::userland()?;
-    debian::modules()?;
+    toolstack::userland()?;
+    toolstack::modules()?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::peer;
+use crate::debian::linux::Linux;
 use crate::image::{self, Volume, linux};
 use crate::{cmd, paths};
 
@@ -28,8 +28,8 @@ pub fn disk(name: &str, others: &[(&'static str, u64)]) -> Result<PathBuf> {
     let mut compiler = cmd::program("cc");
     compiler.args(["-static", "-O2", "-Wall", "-o"]).arg(root.join("checks/abuse")).arg(ours.join("abuse.c"));
     cmd::run(&mut compiler)?;
-    std::fs::copy(peer::Linux::Generic.bzimage()?, root.join("boot/vmlinuz"))?;
-    std::fs::copy(initramfs(peer::Linux::Generic)?, root.join("boot/initramfs"))?;
+    std::fs::copy(Linux::Generic.bzimage()?, root.join("boot/vmlinuz"))?;
+    std::fs::copy(initramfs(Linux::Generic)?, root.join("boot/initramfs"))?;
     let volume = paths::out().join("linux-root.ext4");
     linux::file_system(&root, ROOT_SIZE, &volume)?;
     let mut volumes = vec![Volume { name: "root", size: ROOT_SIZE, content: Some(volume) }];
@@ -40,7 +40,7 @@ pub fn disk(name: &str, others: &[(&'static str, u64)]) -> Result<PathBuf> {
 }
 
 /// The initramfs with which `linux` goes on to the volume `root` as its first disk.
-pub fn initramfs(linux: peer::Linux) -> Result<PathBuf> {
+pub fn initramfs(linux: Linux) -> Result<PathBuf> {
     let init = paths::root().join("tests/linux/initramfs-init");
     linux::initramfs(linux, &format!("linux-{}", linux.flavour()), &init)
 }

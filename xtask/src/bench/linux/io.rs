@@ -15,13 +15,13 @@ use super::{PATIENCE, Row, Told};
 use crate::bench::{self, Waits};
 use crate::build::ramdisk::{self, Entry};
 use crate::build::{self, Built};
-use crate::image::{self, Content, Volume};
+use crate::debian::linux::Linux;
+use crate::debian::toolstack;
+use crate::image::initramfs::{Archive, Node};
+use crate::image::{self, Content, Volume, initramfs};
 use crate::machine::{COUNTING_CPU, Options};
 use crate::steps::Step;
-use crate::test::initramfs::{Archive, Node};
-use crate::test::peer::Linux;
-use crate::test::{debian, initramfs, peer};
-use crate::{cmd, paths};
+use crate::{cmd, debian, paths};
 pub use table::Compared;
 
 /// What a guest's kernel has as modules.
@@ -42,7 +42,7 @@ enum Dom0 {
 /// Measures the rows whose names begin with one of `rows`, or all, everywhere.
 pub fn compared(rows: &[String]) -> Result<Compared> {
     let bench = Bench::new(rows)?;
-    let xen = peer::xen()?;
+    let xen = debian::xen()?;
     let ours = build::with(None, None, &[])?;
     let disk = paths::out().join("bench-io.img");
     image::write_volumes(&disk, &[Volume { name: "io", size: DISK, content: None }])?;
@@ -118,9 +118,9 @@ impl Bench {
         files.add("etc", Node::Directory);
         files.add("etc/xen", Node::Directory);
         files.add("etc/xen/io.cfg", Node::File(&self.measuring("10.0.2.10", "/dev/ram0")));
-        let script = format!("{}{SESSION}", debian::START);
+        let script = format!("{}{SESSION}", toolstack::START);
         let first = initramfs::with_files("bench-io", &script, &[("bin/pvio".into(), self.program.clone())])?;
-        let parts = [debian::userland()?, debian::modules()?].map(|part| cmd::read(&part));
+        let parts = [toolstack::userland()?, toolstack::modules()?].map(|part| cmd::read(&part));
         let mut ramdisk = parts.into_iter().collect::<Result<Vec<_>>>()?.concat();
         ramdisk.extend(files.end());
         ramdisk.extend(cmd::read(&first)?);

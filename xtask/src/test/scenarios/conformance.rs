@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 
 use crate::machine::{Machine, Options};
+use crate::test::kit;
 use crate::test::lab::Lab;
-use crate::test::{kit, peer};
-use crate::{build, cmd, paths};
+use crate::{build, cmd, debian, paths};
 
 const GUEST: &str = "conformance";
 /// Vcpus for it, of which all but the first begin when some questions are about them.
@@ -43,7 +43,7 @@ fn compare(lab: &mut Lab, cpu: &str) -> Result<()> {
         lab.boot(&options)
     };
     let ours = answers(boot(&on_oxen)?)?;
-    let on_xen = build::Built { hypervisor: peer::xen()?, ..on_oxen };
+    let on_xen = build::Built { hypervisor: debian::xen()?, ..on_oxen };
     let xens = answers(boot(&on_xen)?)?;
 
     let file = paths::root().join("tests/guests").join(GUEST).join("differences.txt");

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::shell::{PROMPT, free_memory};
 use crate::machine::{COUNTING_CPU, Machine, Options};
-use crate::test::crowd::COUNT;
+use crate::services::crowd::COUNT;
 use crate::test::kit;
 use crate::test::lab::Lab;
 

@@ -10,12 +10,12 @@ use anyhow::{Context, Result, ensure};
 use super::services::forwards;
 use super::shell::PROMPT;
 use crate::build::Built;
-use crate::cmd;
 use crate::machine::{Machine, Options, PATIENCE};
 use crate::services::Forward;
+use crate::test::kit;
 use crate::test::lab::Lab;
 use crate::test::site::{self, Site};
-use crate::test::{kit, peer};
+use crate::{cmd, debian};
 
 /// On Oxen.
 pub fn on_oxen(lab: &mut Lab) -> Result<()> {
@@ -24,7 +24,7 @@ pub fn on_oxen(lab: &mut Lab) -> Result<()> {
 
 /// The same dom0 and guest on Debian's Xen.
 pub fn on_xen(lab: &mut Lab) -> Result<()> {
-    work(lab, &Built { hypervisor: peer::xen()?, ..kit::with_test_files()?.clone() })
+    work(lab, &Built { hypervisor: debian::xen()?, ..kit::with_test_files()?.clone() })
 }
 
 fn work(lab: &mut Lab, built: &Built) -> Result<()> {

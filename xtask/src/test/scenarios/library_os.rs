@@ -4,9 +4,10 @@ use anyhow::{Result, bail};
 
 use super::shell::PROMPT;
 use crate::build::Built;
+use crate::debian;
 use crate::machine::Options;
+use crate::test::kit;
 use crate::test::lab::Lab;
-use crate::test::{kit, peer};
 
 /// All checks pass as dom0 on Oxen, with little memory too, and as an ordinary guest.
 pub fn on_oxen(lab: &mut Lab) -> Result<()> {
@@ -16,8 +17,8 @@ pub fn on_oxen(lab: &mut Lab) -> Result<()> {
 
 /// The same on Debian's Xen.
 pub fn on_xen(lab: &mut Lab) -> Result<()> {
-    as_dom0(lab, &Built { hypervisor: peer::xen()?, ..kit::built()?.clone() })?;
-    as_guest(lab, &Built { hypervisor: peer::xen()?, ..kit::with_test_files()?.clone() })
+    as_dom0(lab, &Built { hypervisor: debian::xen()?, ..kit::built()?.clone() })?;
+    as_guest(lab, &Built { hypervisor: debian::xen()?, ..kit::with_test_files()?.clone() })
 }
 
 fn as_dom0(lab: &mut Lab, built: &Built) -> Result<()> {

@@ -5,10 +5,12 @@ use anyhow::{Result, ensure};
 use super::services::{curl, fetch, forwards};
 use crate::build::Built;
 use crate::build::ramdisk::{self, Entry};
+use crate::debian::linux::Linux;
+use crate::image::initramfs;
 use crate::machine::{Machine, Options};
 use crate::qemu::Boot;
+use crate::test::kit;
 use crate::test::lab::Lab;
-use crate::test::{initramfs, kit, peer};
 use crate::{cmd, image, paths};
 
 /// What Linux's first process does: it says who and where it is, makes a few hundred more, and powers off.
@@ -32,7 +34,7 @@ const CPUS: [&str; 2] = ["Skylake-Client,-smap", "max,-smap"];
 
 /// The distribution's bzImage as dom0: it gets to userspace, and switches the machine off by ACPI.
 pub fn dom0(lab: &mut Lab) -> Result<()> {
-    let built = built(&std::fs::read(peer::Linux::Generic.bzimage()?)?)?;
+    let built = built(&std::fs::read(Linux::Generic.bzimage()?)?)?;
     for (cpu, smp, size, vcpus) in
         [(CPUS[0], 4, "dom0_mem=256M,min:512M,max:75% dom0_max_vcpus=3", 3), (CPUS[1], 1, SIZE, 1)]
     {
@@ -45,7 +47,7 @@ pub fn dom0(lab: &mut Lab) -> Result<()> {
 
 /// The same by GRUB, from a disk: by BIOS and by UEFI.
 pub fn dom0_by_grub(lab: &mut Lab) -> Result<()> {
-    let built = built(&std::fs::read(peer::Linux::Generic.bzimage()?)?)?;
+    let built = built(&std::fs::read(Linux::Generic.bzimage()?)?)?;
     let image = paths::out().join("linux.img");
     let mut options = Options { disk: Some(&image), smp: 2, ..options(&built) };
     options.content.dom0 = Some(built.dom0.clone());
@@ -66,7 +68,7 @@ pub fn dom0_by_grub(lab: &mut Lab) -> Result<()> {
 
 /// A bzImage whose packed kernel is damaged, or that is cut short: one line says what it is.
 pub fn dom0_is_damaged(lab: &mut Lab) -> Result<()> {
-    let good = std::fs::read(peer::Linux::Generic.bzimage()?)?;
+    let good = std::fs::read(Linux::Generic.bzimage()?)?;
     let mut bent = good.clone();
     let middle = bent.len() / 2;
     bent[middle..middle + 64].fill(0x5a);
@@ -87,7 +89,7 @@ pub fn dom0_is_damaged(lab: &mut Lab) -> Result<()> {
 pub fn guest_is_unpacked_beside_a_server(lab: &mut Lab) -> Result<()> {
     /// So many answers come at least while one kernel is unpacked; it takes some thousand times as long as one.
     const ANSWERS: usize = 3;
-    let good = std::fs::read(peer::Linux::Generic.bzimage()?)?;
+    let good = std::fs::read(Linux::Generic.bzimage()?)?;
     let mut bent = good.clone();
     let end = bent.len() - bent.len() / 8;
     bent[end..end + 64].fill(0x5a);

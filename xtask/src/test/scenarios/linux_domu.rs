@@ -13,11 +13,11 @@ use self::host::{Iperf, Page, Sink};
 use super::services::{curl, fetch, forwards};
 use super::shell::{PROMPT, free_memory};
 use crate::build::ramdisk::Entry;
+use crate::debian::linux::Linux;
 use crate::machine::{Options, PATIENCE};
 use crate::test::lab::Lab;
-use crate::test::peer::{self, Linux};
 use crate::test::{kit, userland};
-use crate::{cmd, paths};
+use crate::{cmd, debian, paths};
 
 /// What the domain that does everything has.
 const CONFIG: &str = "\
@@ -100,7 +100,7 @@ fn start(lab: &mut Lab, hypervisor: &Path) -> Result<Guest> {
     }
     files.extend(bad_kernels(&cmd::read(&Linux::Generic.bzimage()?)?)?);
     files.push(Entry { path: "boot/hello".into(), data: cmd::read(&paths::out().join("hello"))? });
-    files.push(Entry { path: "boot/grub".into(), data: cmd::read(&peer::grub()?)? });
+    files.push(Entry { path: "boot/grub".into(), data: cmd::read(&debian::grub()?)? });
     let mut built = kit::with_files("linux-domu", &files)?;
     built.hypervisor = hypervisor.to_path_buf();
     let mut options = Options::direct(&built);
@@ -380,7 +380,7 @@ const UNLIKE_XEN: [(&str, &str); 4] = [
 /// Its log on Oxen has nothing that it does not have on Xen.
 pub fn log_is_xens(lab: &mut Lab) -> Result<()> {
     let ours = log(lab, &kit::built()?.hypervisor)?;
-    let theirs = log(lab, &peer::xen()?)?;
+    let theirs = log(lab, &debian::xen()?)?;
     cmd::write(&paths::logs()?.join("linux-on-oxen"), ours.join("\n").as_bytes())?;
     cmd::write(&paths::logs()?.join("linux-on-xen"), theirs.join("\n").as_bytes())?;
     let is_known = |line: &&String| UNLIKE_XEN.iter().any(|(known, _)| line.starts_with(known));

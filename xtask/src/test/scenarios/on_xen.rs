@@ -2,14 +2,13 @@
 
 use anyhow::Result;
 
-use crate::build;
 use crate::machine::{DOM0_SPEAKS, Options};
 use crate::test::lab::Lab;
-use crate::test::peer;
+use crate::{build, debian};
 
 /// dom0 starts on Xen.
 pub fn dom0_starts(lab: &mut Lab) -> Result<()> {
-    let built = build::with(Some(&peer::xen()?), None, &[])?;
+    let built = build::with(Some(&debian::xen()?), None, &[])?;
     let mut options = Options::direct(&built);
     options.content.hypervisor_args += " noreboot";
     let mut machine = lab.boot(&options)?;

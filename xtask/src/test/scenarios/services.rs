@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::shell::PROMPT;
 use crate::build::Built;
-use crate::cmd;
 use crate::machine::{Machine, Options, PATIENCE};
 use crate::services::{self, Asked, Forward};
+use crate::test::kit;
 use crate::test::lab::Lab;
-use crate::test::{kit, peer};
+use crate::{cmd, debian};
 
 /// `hello` is created from its configuration and greets whoever connects.
 pub fn hello_on_oxen(lab: &mut Lab) -> Result<()> {
@@ -22,7 +22,7 @@ pub fn hello_on_oxen(lab: &mut Lab) -> Result<()> {
 
 /// The same dom0 and `hello` on Debian's Xen.
 pub fn hello_on_xen(lab: &mut Lab) -> Result<()> {
-    hello_greets(lab, &Built { hypervisor: peer::xen()?, ..kit::with_test_files()?.clone() })
+    hello_greets(lab, &Built { hypervisor: debian::xen()?, ..kit::with_test_files()?.clone() })
 }
 
 fn hello_greets(lab: &mut Lab, built: &Built) -> Result<()> {

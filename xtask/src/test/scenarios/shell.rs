@@ -3,9 +3,10 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::build::Built;
+use crate::debian;
 use crate::machine::{Machine, Options, SWITCH};
+use crate::test::kit;
 use crate::test::lab::Lab;
-use crate::test::{kit, peer};
 
 /// What dom0's shell asks with.
 pub const PROMPT: &str = "oxen# ";
@@ -17,7 +18,7 @@ pub fn guest_on_oxen(lab: &mut Lab) -> Result<()> {
 
 /// The same dom0 and guest on Debian's Xen.
 pub fn guest_on_xen(lab: &mut Lab) -> Result<()> {
-    let built = Built { hypervisor: peer::xen()?, ..kit::with_test_files()?.clone() };
+    let built = Built { hypervisor: debian::xen()?, ..kit::with_test_files()?.clone() };
     guest_comes_and_goes(lab, &built)
 }
 

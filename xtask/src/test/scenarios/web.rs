@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::services::{curl, fetch, forwards};
 use crate::build::Built;
-use crate::cmd;
 use crate::machine::{Machine, Options};
 use crate::paths;
 use crate::qemu::Boot;
+use crate::test::kit;
 use crate::test::lab::Lab;
 use crate::test::site::{self, Site};
-use crate::test::{kit, peer};
+use crate::{cmd, debian};
 
 /// From GRUB to the site: dom0 starts `web` by itself, each file arrives as it is, and after a crowd of
 /// 64 connections the server still answers.
@@ -37,7 +37,7 @@ pub fn serves_files(lab: &mut Lab) -> Result<()> {
 
 /// The same dom0 and `web` on Debian's Xen.
 pub fn on_xen(lab: &mut Lab) -> Result<()> {
-    let built = Built { hypervisor: peer::xen()?, ..kit::built()?.clone() };
+    let built = Built { hypervisor: debian::xen()?, ..kit::built()?.clone() };
     let mut options = Options::direct(&built);
     options.disk = Some(kit::image()?);
     options.forwards = forwards(&["web"])?;

@@ -6,11 +6,13 @@ use anyhow::{Result, ensure};
 
 use super::services::{curl, forwards};
 use crate::build::Built;
+use crate::debian::linux::Linux;
+use crate::debian::toolstack;
+use crate::image::initramfs::{self, Archive, Node};
 use crate::machine::{Machine, Options};
-use crate::test::initramfs::{Archive, Node};
+use crate::test::kit;
 use crate::test::lab::Lab;
-use crate::test::{debian, initramfs, kit, peer};
-use crate::{cmd, image, paths};
+use crate::{cmd, debian, image, paths};
 
 /// What dom0's first process does then. Each command's words and its exit code are on the console.
 const SESSION: &str = r#"try() { echo "+ $*"; "$@"; echo "= $?"; }
@@ -373,7 +375,7 @@ pub fn session_as_on_xen(lab: &mut Lab) -> Result<()> {
     ensure!(!said.contains("broken ELF"), "the dump of the guest's memory is no whole file");
     ensure!(!said.contains("it was saved"), "the guest was saved, and nobody could restore it");
     let ours = complaints(machine)?;
-    let on_xen = Built { hypervisor: peer::xen()?, ..built };
+    let on_xen = Built { hypervisor: debian::xen()?, ..built };
     let machine = start(lab, &on_xen, "brief")?;
     let answers_there = answers(&machine);
     for (ours, xens) in answers_here.iter().zip(&answers_there) {
@@ -452,11 +454,11 @@ fn follow(machine: &mut Machine, texts: &[&str]) -> Result<()> {
 
 /// Debian's kernel, toolstack and modules, and the two guests.
 fn built() -> Result<Built> {
-    let kernel = cmd::read(&peer::Linux::Generic.bzimage()?)?;
+    let kernel = cmd::read(&Linux::Generic.bzimage()?)?;
     // A module's name must not have a space in it: the cache folder's may.
     let dom0 = paths::out().join("vmlinuz");
     cmd::write(&dom0, &kernel)?;
-    let mut additions = peer::Linux::Generic.modules(&image::linux::MODULES)?;
+    let mut additions = Linux::Generic.modules(&image::linux::MODULES)?;
     additions.retain(|(name, _)| name.ends_with("front.ko"));
     additions.iter_mut().for_each(|(name, _)| name.insert_str(0, "modules/"));
     additions.push(("peer".into(), PEER.into()));
@@ -473,10 +475,10 @@ fn built() -> Result<Built> {
     files.add("etc/xen/web.cfg", Node::File(WEB.as_bytes()));
     files.add("etc/xen/debian.cfg", Node::File(DEBIAN.as_bytes()));
     files.add("etc/xen/peer.cfg", Node::File(PEER_CONFIG.as_bytes()));
-    let mut ramdisk = cmd::read(&debian::userland()?)?;
-    ramdisk.extend(cmd::read(&debian::modules()?)?);
+    let mut ramdisk = cmd::read(&toolstack::userland()?)?;
+    ramdisk.extend(cmd::read(&toolstack::modules()?)?);
     ramdisk.extend(files.end());
-    ramdisk.extend(cmd::read(&initramfs::write("xl", &format!("{}{SESSION}", debian::START))?)?);
+    ramdisk.extend(cmd::read(&initramfs::write("xl", &format!("{}{SESSION}", toolstack::START))?)?);
     let file = paths::out().join("debian.cpio");
     cmd::write(&file, &ramdisk)?;
     Ok(Built { dom0, ramdisk: file, ..kit::built()?.clone() })

@@ -1,5 +1,5 @@
 //! A minimal Debian for dom0, as an initramfs: Debian's own toolstack for Xen with the libraries and scripts that it
-//! needs, and modules of Debian's kernel. Its first process is the caller's (see `initramfs`).
+//! needs, and modules of Debian's kernel. Its first process is the caller's (see `image::initramfs`).
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::initramfs::{Archive, Node};
-use super::peer;
+use super::linux::Linux;
+use super::{kept, package};
 use crate::cmd;
+use crate::image::initramfs::{Archive, Node};
 
 /// The packages whose files are taken.
 const PACKAGES: &[&str] = &[
@@ -126,10 +127,10 @@ const MODULES: &[&str] = &[
 
 /// The toolstack and what it needs, as an archive.
 pub fn userland() -> Result<PathBuf> {
-    peer::kept(&format!("xl-{:x}.cpio", digest(&(PACKAGES, FILES))), |work| {
+    kept(&format!("xl-{:x}.cpio", digest(&(PACKAGES, FILES))), |work| {
         let tree = work.join("tree");
-        for package in PACKAGES {
-            peer::package(package, work, &tree)?;
+        for name in PACKAGES {
+            package(name, work, &tree)?;
         }
         let mut archive = Archive::default();
         add(&mut archive, &tree, &tree, &|path| {
@@ -151,9 +152,9 @@ fn digest(contents: &impl Hash) -> u64 {
 
 /// The kernel's modules, and the list `/etc/modules` of them in the order in which they are loaded, as an archive.
 pub fn modules() -> Result<PathBuf> {
-    peer::kept(&format!("modules-{:x}.cpio", digest(&MODULES)), |work| {
+    kept(&format!("modules-{:x}.cpio", digest(&MODULES)), |work| {
         let tree = work.join("tree");
-        peer::Linux::Generic.all_modules(&tree)?;
+        Linux::Generic.all_modules(&tree)?;
         archive_of_modules(&tree)
     })
 }
