@@ -1,6 +1,7 @@
 //! What a scenario works with: its machines and their logs.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
@@ -10,26 +11,30 @@ use crate::paths;
 /// The machines of one scenario.
 pub struct Lab {
     name: String,
-    logs: Vec<PathBuf>,
+    logs: Mutex<Vec<PathBuf>>,
 }
 
 impl Lab {
     /// A lab for the scenario called `name`.
     pub fn new(name: &str) -> Self {
-        Self { name: name.replace("::", "-"), logs: Vec::new() }
+        Self { name: name.replace("::", "-"), logs: Mutex::default() }
     }
 
-    /// Starts a machine.
-    pub fn boot(&mut self, options: &Options) -> Result<Machine> {
-        let log = paths::logs()?.join(format!("{}-{}.log", self.name, self.logs.len() + 1));
-        self.logs.push(log.clone());
+    /// Starts a machine, which ends at the latest with the thread that called.
+    pub fn boot(&self, options: &Options) -> Result<Machine> {
+        let log = {
+            let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+            let log = paths::logs()?.join(format!("{}-{}.log", self.name, logs.len() + 1));
+            logs.push(log.clone());
+            log
+        };
         Machine::start(options, &log)
     }
 
     /// The end of what each machine said, for a failure's message, and all that it was asked when time was up.
     pub fn tails(&self) -> String {
         let mut text = String::new();
-        for log in &self.logs {
+        for log in self.logs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let said = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
             let (said, inquest) = said.split_at(said.find(INQUEST).unwrap_or(said.len()));
             let lines: Vec<&str> = said.lines().collect();

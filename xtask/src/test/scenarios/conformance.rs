@@ -37,7 +37,7 @@ pub fn checked_build(lab: &mut Lab) -> Result<()> {
 
 fn compare(lab: &mut Lab, cpu: &str) -> Result<()> {
     let on_oxen = kit::with_dom0(kit::built()?, GUEST)?;
-    let mut boot = |built: &build::Built| {
+    let boot = |built: &build::Built| {
         let mut options = Options { cpu, smp: 2, ..Options::direct(built) };
         options.content.hypervisor_args += VCPUS;
         lab.boot(&options)
