@@ -129,7 +129,7 @@ pub fn populate(domain: DomId, first: Pfn, frames: &mut [Mfn]) -> Result<()> {
     while done < frames.len() {
         let pfn = Pfn(first.0 + done as u64);
         let rest = &mut frames[done..];
-        if pfn.0 % large as u64 == 0 && rest.len() >= large {
+        if pfn.0.is_multiple_of(large as u64) && rest.len() >= large {
             let mut extent = [Mfn(0)];
             if control::populate(domain, pfn, LARGE_ORDER, &mut extent) == Ok(1) {
                 for (n, frame) in rest[..large].iter_mut().enumerate() {

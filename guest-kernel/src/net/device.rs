@@ -47,7 +47,7 @@ impl phy::Device for Device {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<TxToken<'_>> {
-        self.nic.can_send().then(|| TxToken { nic: &*self.nic, buffer: &mut self.sending })
+        self.nic.can_send().then_some(TxToken { nic: &*self.nic, buffer: &mut self.sending })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

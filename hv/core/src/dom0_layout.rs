@@ -62,7 +62,7 @@ mod tests {
                 let l = Layout::new(base, used, 256);
                 assert!(used <= l.p2m && l.p2m - used <= SLACK + 2, "{used:#x}: {l:?}");
                 assert_eq!((l.info, l.tables, l.stack), (l.p2m + 256, l.info + 1, l.tables + l.count));
-                assert!(l.stack + 1 + SLACK <= l.end && l.end % BLOCK == 0, "{used:#x}: {l:?}");
+                assert!(l.stack + 1 + SLACK <= l.end && l.end.is_multiple_of(BLOCK), "{used:#x}: {l:?}");
                 assert_eq!((l.tables + l.count).next_multiple_of(BLOCK), l.end, "{used:#x}: {l:?}");
                 assert!(tables(base, base + l.end * 4096).iter().sum::<u64>() <= l.count, "{used:#x}: {l:?}");
             }

@@ -204,7 +204,7 @@ impl<M: Memory> Screen<M> {
 
 /// An intensity in a colour of `size` bits, of 16 at most.
 fn scaled(intensity: u8, size: u8) -> u32 {
-    u32::from(u16::from(intensity) * 257 >> (16 - size))
+    u32::from((u16::from(intensity) * 257) >> (16 - size))
 }
 
 #[cfg(test)]

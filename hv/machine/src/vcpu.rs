@@ -86,7 +86,7 @@ struct Block {
     regs: Regs,
     mode: Mode,
 }
-const _: () = assert!((core::mem::offset_of!(Block, regs) + size_of::<Regs>()) % 16 == 0);
+const _: () = assert!((core::mem::offset_of!(Block, regs) + size_of::<Regs>()).is_multiple_of(16));
 const _: () =
     assert!(core::mem::offset_of!(Block, mode) == core::mem::offset_of!(Block, regs) + size_of::<Regs>());
 

@@ -78,10 +78,8 @@ impl Server {
     /// Ends a connection, with its watches and transactions.
     pub fn disconnect(&mut self, conn: ConnId) {
         self.watches.remove_all(conn);
-        if let Some(state) = self.conns.remove(conn) {
-            if let Some(waker) = state.waker {
-                waker.wake();
-            }
+        if let Some(waker) = self.conns.remove(conn).and_then(|state| state.waker) {
+            waker.wake();
         }
     }
 

@@ -181,16 +181,13 @@ impl Store {
     /// Shows `each` at least `count` entries from a cursor on, all those with one hash together.
     /// The next cursor; 0 at the end.
     pub fn scan(&self, cursor: u64, count: usize, now: u64, mut each: impl FnMut(&[u8])) -> u64 {
-        let mut seen = 0;
         let mut last = 0;
         let from: (u64, &[u8]) = (cursor, &[]);
-        for (name, entry) in
-            self.entries.range::<dyn Named, _>((Bound::Included(&from as &dyn Named), Bound::Unbounded))
-        {
+        let range = (Bound::Included(&from as &dyn Named), Bound::Unbounded);
+        for (seen, (name, entry)) in self.entries.range::<dyn Named, _>(range).enumerate() {
             if seen >= count && name.hash != last {
                 return name.hash;
             }
-            seen += 1;
             last = name.hash;
             if entry.is_live(now) {
                 each(&name.bytes);

@@ -29,9 +29,7 @@ impl Path {
 pub fn parse(target: &str) -> Result<Path, BadPath> {
     let path = target.split(['?', '#']).next().unwrap_or("");
     let path = match path.split_once("://") {
-        Some((scheme, rest)) if matches!(scheme, "http" | "https") => {
-            rest.find('/').map_or("/", |at| &rest[at..])
-        }
+        Some(("http" | "https", rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => path,
     };
     let encoded = path.strip_prefix('/').ok_or(BadPath)?;

@@ -237,7 +237,8 @@ pub fn build(plan: &Plan<'_>) -> core::result::Result<Arc<Domain>, Error> {
     if plan.is_pinned {
         for (v, cpu) in dom.vcpus().iter().zip((0..tlb::online().count_ones()).cycle()) {
             let set = run::scheduler().set_affinity(v.handle, CpuSet::one(cpu));
-            set.map_err(|_| "dom0's vcpus can't be pinned")?;
+            // they have not run yet: no processor has one to give up
+            let _ = set.map_err(|_| "dom0's vcpus can't be pinned")?;
         }
     }
     let mut c = super::lifecycle::guest_context().map_err(|_| "no memory for dom0's registers")?;

@@ -208,10 +208,10 @@ impl<P: EventPage> Fifo<P> {
         let last = &mut self.array[port as usize / WORDS].last[port as usize % WORDS];
         let former = core::mem::replace(last, queue(vcpu, priority));
         let former = (former / EVTCHN_FIFO_MAX_QUEUES, (former % EVTCHN_FIFO_MAX_QUEUES) as usize);
-        if let Some(tail) = self.vcpus.get_mut(former.0 as usize).map(|q| &mut q.tails[former.1]) {
-            if *tail == port {
-                *tail = 0;
-            }
+        if let Some(tail) = self.vcpus.get_mut(former.0 as usize).map(|q| &mut q.tails[former.1])
+            && *tail == port
+        {
+            *tail = 0;
         }
         let tail = core::mem::replace(&mut self.vcpus[vcpu as usize].tails[slot], port);
         let follows = self.word(tail).is_some_and(|word| tail != 0 && follow(word, port));

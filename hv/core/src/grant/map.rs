@@ -109,7 +109,7 @@ impl<'t> Space<'_, 't> {
             return self.frames.find_l1(self.root, self.dom, address).ok_or(GNTST_GENERAL_ERROR);
         }
         let table = self.frames.get_table(Mfn(address >> 12), self.dom).ok_or(GNTST_GENERAL_ERROR)?;
-        if table.level() != 1 || address % 8 != 0 {
+        if table.level() != 1 || !address.is_multiple_of(8) {
             return Err(GNTST_GENERAL_ERROR);
         }
         Ok((table, (address % 4096 / 8) as usize))

@@ -241,7 +241,7 @@ fn exchange(cur: &mut Current<'_>, arg: GuestAddr) -> HcResult {
     let order = in_order.max(out_order);
     let in_per = 1u64 << (order - in_order);
     let out_per = 1u64 << (order - out_order);
-    if x.r#in.nr_extents % in_per != 0 || x.nr_exchanged % in_per != 0 {
+    if !x.r#in.nr_extents.is_multiple_of(in_per) || !x.nr_exchanged.is_multiple_of(in_per) {
         return Err(Errno::EINVAL.into());
     }
     while x.nr_exchanged < x.r#in.nr_extents {

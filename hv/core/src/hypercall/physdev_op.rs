@@ -19,11 +19,11 @@ pub fn physdev_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         PHYSDEVOP_EOI => {
             let e: PhysdevEoi = guest_mem::read(arg)?;
             pirq::eoi(dom, e.irq)?;
-            if dom.pirqs.unmasks() {
-                if let Some(port) = dom.ports.pirq_port(e.irq) {
-                    let told = dom.ports.unmask(&**dom, port)?;
-                    dom.told(port, told);
-                }
+            if dom.pirqs.unmasks()
+                && let Some(port) = dom.ports.pirq_port(e.irq)
+            {
+                let told = dom.ports.unmask(&**dom, port)?;
+                dom.told(port, told);
             }
         }
         cmd @ (PHYSDEVOP_PIRQ_EOI_GMFN_V1 | PHYSDEVOP_PIRQ_EOI_GMFN_V2) => {

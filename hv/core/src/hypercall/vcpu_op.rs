@@ -100,7 +100,7 @@ pub fn vcpu_op(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         VCPUOP_REGISTER_VCPU_INFO => {
             let r: VcpuRegisterVcpuInfo = guest_mem::read(arg)?;
             let offset = r.offset as usize;
-            if offset > 4096 - size_of::<shared_abi::xen::VcpuInfo>() || offset % 8 != 0 {
+            if offset > 4096 - size_of::<shared_abi::xen::VcpuInfo>() || !offset.is_multiple_of(8) {
                 return Err(Errno::ENXIO.into());
             }
             // One that runs would go on looking in the old place, which its CPU keeps.

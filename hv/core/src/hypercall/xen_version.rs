@@ -93,7 +93,7 @@ fn with_buffer(cur: &mut Current<'_>, a: &mut [u64; 6]) -> HcResult {
         XENVER_COMMANDLINE if cur.dom.control => {
             guest_mem::write(
                 to,
-                &text::<XEN_COMMANDLINE_LEN>(&crate::run::BOOT.get().map_or("", |b| &*b.cmdline)),
+                &text::<XEN_COMMANDLINE_LEN>(crate::run::BOOT.get().map_or("", |b| &b.cmdline)),
             )?;
             Ok(0)
         }

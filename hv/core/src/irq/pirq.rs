@@ -305,11 +305,11 @@ pub fn eoi_all(dom: &Domain) {
 pub(super) fn arrived(dom: &Domain, number: u32) {
     {
         let mut all = dom.pirqs.all.lock();
-        if let Some(p) = all.iter_mut().find(|p| p.number == number) {
-            if p.needs_eoi() {
-                ioapic::mask(number, true);
-                p.waits_for_eoi = true;
-            }
+        if let Some(p) = all.iter_mut().find(|p| p.number == number)
+            && p.needs_eoi()
+        {
+            ioapic::mask(number, true);
+            p.waits_for_eoi = true;
         }
     }
     apic::eoi();

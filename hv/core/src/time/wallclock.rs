@@ -115,7 +115,7 @@ impl Rtc {
 }
 
 const fn leap(year: u64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
 }
 
 /// Days from 1 January 1970 to a date of the Gregorian calendar; `None` when there is no such date.

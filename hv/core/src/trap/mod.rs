@@ -162,10 +162,10 @@ pub fn lost_segments(cur: &mut Current<'_>) {
 /// Enters the guest's upcall handler if an event is pending and not masked.
 #[inline]
 pub fn deliver_upcall(cur: &mut Current<'_>) {
-    if cur.cx.info.deliverable() {
-        if let Err(e) = bounce::upcall(cur) {
-            cur.crash(e.why());
-        }
+    if cur.cx.info.deliverable()
+        && let Err(e) = bounce::upcall(cur)
+    {
+        cur.crash(e.why());
     }
 }
 
@@ -175,9 +175,8 @@ pub fn deliver_nmi(cur: &mut Current<'_>) {
         && cur.cx.traps[NMI].address != 0
         && cur.vcpu.nmi.load(Relaxed)
         && cur.vcpu.nmi.swap(false, Relaxed)
+        && let Err(e) = bounce::nmi(cur)
     {
-        if let Err(e) = bounce::nmi(cur) {
-            cur.crash(e.why());
-        }
+        cur.crash(e.why());
     }
 }

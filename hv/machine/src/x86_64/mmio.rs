@@ -19,7 +19,7 @@ pub struct Registers {
 /// no room.
 pub fn map(phys: u64, len: u64) -> Option<Registers> {
     if phys & 0xfff > 0x1000 - len
-        || phys % 4 != 0
+        || !phys.is_multiple_of(4)
         || !crate::frame::frames().is_io(shared_abi::Mfn(phys >> 12))
     {
         return None;
@@ -41,13 +41,13 @@ pub fn map(phys: u64, len: u64) -> Option<Registers> {
 impl Registers {
     /// Writes a double word. Panics beyond the range or unaligned: offsets are the caller's constants.
     pub fn write_u32(self, offset: u64, v: u32) {
-        assert!(offset % 4 == 0 && offset + 4 <= self.len);
+        assert!(offset.is_multiple_of(4) && offset + 4 <= self.len);
         // SAFETY: within the mapped page (checked in `map` and above); device memory is no Rust object.
         unsafe { ((self.va + offset) as *mut u32).write_volatile(v) }
     }
     /// Reads a double word; as [`Registers::write_u32`].
     pub fn read_u32(self, offset: u64) -> u32 {
-        assert!(offset % 4 == 0 && offset + 4 <= self.len);
+        assert!(offset.is_multiple_of(4) && offset + 4 <= self.len);
         // SAFETY: as above.
         unsafe { ((self.va + offset) as *const u32).read_volatile() }
     }

@@ -104,9 +104,9 @@ pub unsafe fn init(info: &BootInfo, alloc: &mut EarlyAlloc, m2p: core::ops::Rang
         set(layout::MMIO + (i << 21), 1, 0, 0);
     }
     set(layout::PERCPU, 1, 0, 0);
-    for i in 0..16 {
-        // SAFETY: the root table, index below 512.
-        TEMPLATE[i].store(unsafe { *table(root).add(256 + i) }, Relaxed);
+    for (i, kept) in TEMPLATE.iter().enumerate() {
+        // SAFETY: the root table, index below 512: the template has 16 entries.
+        kept.store(unsafe { *table(root).add(256 + i) }, Relaxed);
     }
     ROOT.store(root, Relaxed);
     // SAFETY: the new tables map the image where it runs, its stack and the direct map.
@@ -133,7 +133,7 @@ pub fn map_mmio(phys: u64, pages: u64) -> Option<u64> {
         let va = layout::MMIO + ((first + i) << 12);
         let e = entry(idle_root(), va, 1, 0, &mut || 0);
         // SAFETY: the window's L1 tables were made at boot; this entry is ours since the fetch_add.
-        unsafe { e.write_volatile((phys & ADDR) + (i << 12) | P | RW | AD | PCD_PWT | G | NX) };
+        unsafe { e.write_volatile(((phys & ADDR) + (i << 12)) | P | RW | AD | PCD_PWT | G | NX) };
     }
     Some(layout::MMIO + (first << 12) + (phys & 0xfff))
 }

@@ -31,7 +31,7 @@ fn bind_ipi() -> u64 {
 /// `count` steps of the sequence `seed`.
 pub fn attack(seed: u64, count: u64) {
     let Ok(pages) = Pages::new(2) else { return };
-    let at = |page: usize| m2p(pages.mfn(page)).map(|pfn| VIRT_BASE + pfn as usize * 4096);
+    let at = |page: usize| m2p(pages.mfn(page)).map(|pfn| VIRT_BASE + pfn * 4096);
     let (Some(array), Some(control)) = (at(0), at(1)) else { return };
     let frames = [pages.mfn(0).0, pages.mfn(1).0];
     if op(INIT_CONTROL, [frames[1], 0, 0]) != 0 || op(EXPAND_ARRAY, [frames[0], 0, 0]) != 0 {

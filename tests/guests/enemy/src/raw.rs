@@ -12,6 +12,7 @@ pub static BUFFER: Buffer = Buffer([const { AtomicU64::new(0) }; 2048]);
 /// The numbers of `__HYPERVISOR_*` in xen.h.
 #[allow(missing_docs)]
 pub mod nr {
+    #[cfg(target_os = "none")]
     pub const SET_TRAP_TABLE: usize = 0;
     pub const MMU_UPDATE: usize = 1;
     pub const SET_CALLBACKS: usize = 4;

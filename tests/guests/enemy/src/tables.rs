@@ -84,7 +84,7 @@ pub fn attack(seed: u64, count: u64) {
                 };
                 let flags = random.pick(&[0, 1, 3, 5, 7, 7, 7, 0x67, 0x87, 0x107, 0x1f, 0xfff]);
                 let entry = target << 12 | flags | (random.word() & 1) << 63;
-                fill(&[mfn << 12 | random.below(512) as u64 * 8 | random.pick(&[0, 0, 0, 2, 3]), entry]);
+                fill(&[(mfn << 12) | (random.below(512) as u64 * 8) | random.pick(&[0, 0, 0, 2, 3]), entry]);
                 call(nr::MMU_UPDATE, [buffer(0), 1, 0, DOMID_SELF, 0])
             }
         };

@@ -159,8 +159,8 @@ impl Source {
         let small = self.random.below(96) as u64;
         match nr {
             // interface versions; not ACPI's sleep
-            nr::PLATFORM_OP => words[0] = 0x0300_0000 << 32 | small % 51,
-            nr::SYSCTL => words[0] = 0x15 << 32 | small % 32,
+            nr::PLATFORM_OP => words[0] = (0x0300_0000 << 32) | (small % 51),
+            nr::SYSCTL => words[0] = (0x15 << 32) | (small % 32),
             nr::DOMCTL => {
                 words[0] = 0x15 << 32 | small;
                 words[1] = self.random.pick(&[0, 1, 2, 77, 0x7ff0, 0x7ff2]);
@@ -217,7 +217,7 @@ pub fn attack(seed: u64, count: u64) {
             && args[0].abs_diff(buffer(0)) < 8192
         {
             args[0] = buffer(0);
-            args[1] = args[1] % 8;
+            args[1] %= 8;
         }
         let words = source.words(nr, &args);
         fill(&words);

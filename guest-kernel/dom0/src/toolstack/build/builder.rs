@@ -132,7 +132,7 @@ pub fn build<H: Hypervisor>(
 fn check_free<H: Hypervisor>(hypervisor: &H, pages: u64) -> Result<(), String> {
     let free = hypervisor.machine().map_err(failed("cannot ask for free memory"))?.free_pages;
     if pages > free {
-        let mib = |pages: u64| pages * PAGE >> 20;
+        let mib = |pages: u64| (pages * PAGE) >> 20;
         return Err(format!(
             "not enough free memory: the domain asks for {} MiB, {} MiB are free",
             mib(pages),

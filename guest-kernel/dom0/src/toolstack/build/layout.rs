@@ -79,7 +79,7 @@ impl Layout {
     /// Plans a domain of `pages` pages. The error says what does not fit.
     pub fn plan(kernel: &Kernel<'_>, ramdisk_bytes: u64, pages: u64) -> Result<Layout, String> {
         let too_small = |needed: u64| {
-            let (needed, has) = ((needed * PAGE).div_ceil(1 << 20), pages * PAGE >> 20);
+            let (needed, has) = ((needed * PAGE).div_ceil(1 << 20), (pages * PAGE) >> 20);
             format!(
                 "not enough memory for this kernel and ramdisk: {needed} MiB are needed, the domain has {has} MiB"
             )
@@ -131,7 +131,7 @@ impl Layout {
         }
         for range in &mapped {
             let end = range.address.checked_add(range.pages * PAGE);
-            let canonical = |address: u64| address < 1 << 47 || address >= HYPERVISOR.end;
+            let canonical = |address: u64| !(1 << 47..HYPERVISOR.end).contains(&address);
             let clear = |end: u64| canonical(end - 1) && (range.address >= HYPERVISOR.end || end <= 1 << 47);
             if range.address % PAGE != 0 || !canonical(range.address) || !end.is_some_and(clear) {
                 return Err("the kernel asks for addresses that are not a guest's".into());

@@ -210,10 +210,10 @@ impl Editor {
 
     fn enter(&mut self, out: &mut Vec<u8>) -> Option<Event> {
         out.extend(b"\r\n");
-        let line = String::from_utf8_lossy(&self.line).trim().into();
+        let line: String = String::from_utf8_lossy(&self.line).trim().into();
         self.line.clear();
         self.cursor = 0;
-        if line != "" && self.history.back() != Some(&line) {
+        if !line.is_empty() && self.history.back() != Some(&line) {
             self.history.push_back(line.clone());
             if self.history.len() > HISTORY_MAX {
                 self.history.pop_front();
@@ -311,7 +311,7 @@ mod tests {
     proptest! {
         /// Any bytes: no panic, and what a terminal shows last is the line, the cursor where it belongs.
         #[test]
-        fn the_screen_shows_the_line(keys in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x1b), Just(b'['), 0u8..32, b'a'..b'z'], 0..400)) {
+        fn the_screen_shows_the_line(keys in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x1b), Just(b'['), 0u8..32, b'a'..=b'z'], 0..400)) {
             let (mut editor, mut out) = (Editor::new("> "), Vec::new());
             for key in keys {
                 if let Some(Event::Complete(_)) = editor.feed(key, &mut out) {

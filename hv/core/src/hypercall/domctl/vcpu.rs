@@ -21,7 +21,7 @@ pub(super) fn make(cur: &Current<'_>, d: &Arc<Domain>, max: u32) -> Result<(), S
     Ok(lifecycle::make_vcpus(d)?)
 }
 
-fn vcpu<'d>(d: &'d Domain, id: shared_abi::VcpuId) -> Result<&'d Arc<Vcpu>, Errno> {
+fn vcpu(d: &Domain, id: shared_abi::VcpuId) -> Result<&Arc<Vcpu>, Errno> {
     d.vcpu(id.0).ok_or(Errno::ESRCH)
 }
 

@@ -55,7 +55,7 @@ fn changed(pool: &Pool, level: u64) {
     set(table, 7, good | accessed);
     answer(
         format_args!("L{level}: entry changed, A and D kept"),
-        super::update((table << 12) | 7 * 8 | 2, good),
+        super::update((table << 12) | (7 * 8) | 2, good),
     );
     told(pool, level, 7);
     set(table, 7, 0);

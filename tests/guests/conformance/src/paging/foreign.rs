@@ -23,7 +23,7 @@ pub fn ask(pool: &Pool) {
 }
 
 fn entries(pool: &Pool, domain: usize) {
-    let slot = (pool.table(1) << 12) | 9 * 8;
+    let slot = (pool.table(1) << 12) | (9 * 8);
     for (name, frame) in [
         ("data", pool.frame(DATA)),
         ("frame 0", 0),
@@ -40,7 +40,7 @@ fn entries(pool: &Pool, domain: usize) {
     answer(format_args!("{domain:#x}: L1 entry emptied"), update_of(domain, slot, 0));
     answer(
         format_args!("{domain:#x}: L2 entry"),
-        update_of(domain, (pool.table(2) << 12) | 9 * 8, pool.child(2)),
+        update_of(domain, (pool.table(2) << 12) | (9 * 8), pool.child(2)),
     );
     set(pool.table(2), 9, 0);
     answer(format_args!("{domain:#x}: a word of data"), update_of(domain, (pool.frame(DATA) << 12) | 8, 0));

@@ -30,7 +30,7 @@ const COUNT: usize = 8;
 
 /// The address at which `frame` of this guest is mapped.
 pub fn address_of(frame: u64) -> Option<usize> {
-    m2p(guest_kernel::shared_abi::Mfn(frame)).map(|pfn| VIRT_BASE + pfn as usize * 4096)
+    m2p(guest_kernel::shared_abi::Mfn(frame)).map(|pfn| VIRT_BASE + pfn * 4096)
 }
 
 impl Pool {
