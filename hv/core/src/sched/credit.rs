@@ -17,8 +17,10 @@
 //!
 //! A guest's request wakes its backend, which has used little CPU time and goes first. That is right for a guest that
 //! now waits for the answer: it finds it when it goes on, and need not sleep. One that makes request after request had
-//! better go on, and have several served at once. Which it is, is learnt: each vcpu is let go on now and then, for the
-//! rate limit at most. One that has then more to do than it takes to go to sleep (`SOON`) is let go on each time.
+//! better go on, and have several served at once. Which it is, is learnt ([`Patience`]): each vcpu is let go on now and
+//! then, for the rate limit at most. One that has then more to do than it takes to go to sleep (`SOON`), and goes to sleep
+//! when it has done it, is let go on each time. One that is still not at its end computes, and others wait for a fifth
+//! of that.
 //!
 //! # Why no CPU idles while a vcpu waits
 //!
@@ -33,7 +35,7 @@ use hv_machine::lock::MutexGuard;
 use shared_abi::errno::Errno;
 use shared_abi::sysctl::{XEN_SYSCTL_SCHED_RATELIMIT_MAX, XEN_SYSCTL_SCHED_RATELIMIT_MIN};
 
-use super::entity::{Entities, Entity, State};
+use super::entity::{Entities, Entity, Patience, State};
 use super::queue::{Cpu, RunQueue};
 use super::{CpuSet, Handle, Params, Pick, Policy, budget};
 
@@ -54,8 +56,8 @@ pub const DEBT: u64 = 50 * MS;
 pub const STEAL_MARGIN: u64 = MS / 2;
 /// How far ahead the running vcpu must be for a waking one to interrupt it, ns at weight 256.
 pub const PREEMPT_MARGIN: u64 = MS / 4;
-/// The rate limit by default, ns.
-const RATELIMIT: u64 = 200 * US;
+/// The rate limit by default, ns: Xen's.
+const RATELIMIT: u64 = MS;
 /// A vcpu that sleeps within this time after another was to take its CPU had no more to do, ns.
 const SOON: u64 = 20 * US;
 /// So often is a vcpu interrupted before it is let go on to see what it does.
@@ -278,13 +280,20 @@ impl Credit {
             .map_or(CpuSet::NONE, CpuSet::one)
     }
 
-    /// Whether the former vcpu of `cpu`, which is back in the queue and has only begun to run, goes on whoever waits.
-    fn goes_on(&self, cpu: u32, vcpu: Handle) -> bool {
-        self.vcpus.get(vcpu).is_some_and(|entity| {
-            let probed = entity.interrupted.load(Ordering::Relaxed) >= PROBE;
-            entity.state() == State::Waiting
-                && entity.may_run_on(cpu)
-                && (probed || entity.patient.load(Ordering::Relaxed))
+    /// Until when the former vcpu of `cpu`, which is back in the queue and began to run at `started`, goes on whoever
+    /// waits.
+    fn goes_on_until(&self, cpu: u32, vcpu: Handle, started: u64) -> u64 {
+        let Some(entity) = self.vcpus.get(vcpu) else { return 0 };
+        if entity.state() != State::Waiting || !entity.may_run_on(cpu) {
+            return 0;
+        }
+        let whole = self.ratelimit.load(Ordering::Relaxed);
+        let probed = entity.interrupted.load(Ordering::Relaxed) >= PROBE;
+        started.saturating_add(match entity.patience() {
+            _ if probed => whole,
+            Patience::Whole => whole,
+            Patience::Short => whole / 5,
+            Patience::None => 0,
         })
     }
 
@@ -292,13 +301,22 @@ impl Credit {
     fn displaced(&self, prev: Option<Handle>, pressed: Option<u64>, now: u64) {
         let Some(entity) = prev.and_then(|v| self.vcpus.get(v)) else { return };
         let wants_more = entity.state() == State::Waiting;
-        if let Some(since) = pressed {
-            entity.interrupted.store(0, Ordering::Relaxed);
-            entity.patient.store(wants_more || now.saturating_sub(since) > SOON, Ordering::Relaxed);
-        } else if wants_more {
-            let before = entity.interrupted.load(Ordering::Relaxed);
-            entity.interrupted.store(before.saturating_add(1), Ordering::Relaxed);
-        }
+        let interrupted = entity.interrupted.load(Ordering::Relaxed);
+        let whole = interrupted >= PROBE || entity.patience() == Patience::Whole;
+        let interrupted = match pressed {
+            Some(since) if !wants_more => {
+                let soon = now.saturating_sub(since) <= SOON;
+                entity.set_patience(if soon { Patience::None } else { Patience::Whole });
+                0
+            }
+            Some(_) if whole => {
+                entity.set_patience(Patience::Short);
+                0
+            }
+            _ if wants_more => interrupted.saturating_add(1),
+            _ => return,
+        };
+        entity.interrupted.store(interrupted, Ordering::Relaxed);
     }
 
     /// Chooses for `cpu`, whose former vcpu is back in the queue: `None` is idle, and the flag
@@ -433,8 +451,8 @@ impl Policy for Credit {
             }
         }
 
-        let limit = queue.started.saturating_add(self.ratelimit.load(Ordering::Relaxed));
-        let kept = prev.filter(|vcpu| now < limit && yielding.is_none() && self.goes_on(cpu, *vcpu));
+        let limit = prev.map_or(0, |vcpu| self.goes_on_until(cpu, vcpu, queue.started));
+        let kept = prev.filter(|_| now < limit && yielding.is_none());
         let (mut run, mut unsure) = match kept {
             Some(vcpu) => {
                 queue.unwait(vcpu);

@@ -36,6 +36,18 @@ pub enum State {
     Parked,
 }
 
+/// How long others wait for a vcpu that has begun to run, by what it did with the time before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Patience {
+    /// Not at all: it went to sleep soon.
+    None,
+    /// A while: it never went to sleep.
+    Short,
+    /// The whole rate limit: it had work to do, came to its end and went to sleep.
+    Whole,
+}
+
 pub struct Entity {
     state: AtomicU8,
     home: AtomicU32,
@@ -49,9 +61,9 @@ pub struct Entity {
     pub leaving: AtomicBool,
     /// Lets another go first at the next pick.
     pub yielding: AtomicBool,
-    /// It went on for long, the last time that it was let after another was to take its CPU.
-    pub patient: AtomicBool,
-    /// How often another took its CPU since it was last let go on.
+    /// A [`Patience`].
+    patience: AtomicU8,
+    /// How often another took its CPU since it was last let go on for the whole rate limit.
     pub interrupted: AtomicU8,
     /// What is left of the cap's budget, ns; and when it is filled again.
     pub budget: AtomicI64,
@@ -71,7 +83,7 @@ impl Entity {
             remainder: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             yielding: AtomicBool::new(false),
-            patient: AtomicBool::new(false),
+            patience: AtomicU8::new(Patience::None as u8),
             interrupted: AtomicU8::new(0),
             budget: AtomicI64::new(0),
             refill_at: AtomicU64::new(0),
@@ -90,6 +102,18 @@ impl Entity {
 
     pub fn set_state(&self, state: State) {
         self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    pub fn patience(&self) -> Patience {
+        match self.patience.load(Ordering::Relaxed) {
+            1 => Patience::Short,
+            2 => Patience::Whole,
+            _ => Patience::None,
+        }
+    }
+
+    pub fn set_patience(&self, patience: Patience) {
+        self.patience.store(patience as u8, Ordering::Relaxed);
     }
 
     pub fn home(&self) -> u32 {
@@ -206,7 +230,7 @@ impl Entities {
             entity.refill_at.store(0, Ordering::Relaxed);
             entity.leaving.store(false, Ordering::Relaxed);
             entity.yielding.store(false, Ordering::Relaxed);
-            entity.patient.store(false, Ordering::Relaxed);
+            entity.set_patience(Patience::None);
             entity.interrupted.store(0, Ordering::Relaxed);
             entity.set_state(State::Asleep);
             return Ok((n * CHUNK + m) as Handle);

@@ -60,6 +60,25 @@ impl Pair {
         self.sched.pick(0, self.now).run
     }
 
+    /// The guest, which runs, has work without end and makes a request: how long its backend waits for the CPU.
+    fn compute(&mut self) -> u64 {
+        self.now += US;
+        self.wake(self.backend);
+        let woken = self.now;
+        loop {
+            let pick = self.sched.pick(0, self.now);
+            if pick.run == Some(self.backend) {
+                break;
+            }
+            self.now = pick.until;
+        }
+        let _ = self.sched.descheduled(self.guest);
+        let waited = self.now - woken;
+        self.now += US;
+        self.sleep(self.backend);
+        waited
+    }
+
     /// The guest makes a request, and has `more` ns of work. Whether it went on when the backend woke.
     fn request(&mut self, more: u64) -> bool {
         self.wake(self.guest);
@@ -81,6 +100,22 @@ impl Pair {
         }
         goes_on
     }
+}
+
+/// One that comes to its end within the rate limit is let go on to it, however long that takes; of one that does not the
+/// backend does not wait the whole limit each time.
+#[test]
+fn a_guest_that_computes_is_let_go_on_for_a_fifth_of_the_rate_limit() {
+    let mut pair = Pair::new();
+    let limit = u64::from(pair.sched.ratelimit_us()) * US;
+    let went_on = (0..100).filter(|_| pair.request(limit * 9 / 10)).count();
+    assert!((80..100).contains(&went_on), "{went_on} times");
+    pair.wake(pair.guest);
+    assert_eq!(pair.pick(), Some(pair.guest));
+    let waited: Vec<u64> = (0..100).map(|_| pair.compute()).collect();
+    let longest = waited.iter().filter(|waited| **waited > limit / 5).count();
+    assert!((3..10).contains(&longest), "{longest} times");
+    assert_eq!(waited.iter().max(), Some(&(limit - US)));
 }
 
 /// A guest was interrupted by its backend at each request: what Linux sent over netfront to Linux's netback took 4.9
