@@ -24,7 +24,7 @@ use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::*};
 use hv_machine::boot::BootInfo;
 use hv_machine::frame::Work;
 use hv_machine::guest_mem;
-use hv_machine::lock::{Mutex, rank};
+use hv_machine::lock::{ArcGuard, Mutex, rank};
 use hv_machine::x86_64::{apic, clock, cpu, percpu, smp, speculation, tlb};
 use shared_abi::vcpu::VcpuRunstateInfo;
 use shared_abi::xen::{VIRQ_TIMER, VMASST_TYPE_RUNSTATE_UPDATE_FLAG, VcpuTimeInfo};
@@ -311,8 +311,9 @@ fn update_areas(v: &Vcpu, dom: &Domain) {
 /// The domain whose vcpu each CPU ran last.
 static LAST: [AtomicU16; percpu::MAX_CPUS] = [const { AtomicU16::new(u16::MAX) }; percpu::MAX_CPUS];
 
-/// Loads a vcpu's registers into this CPU. False: it has lost a data segment.
-fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
+/// Loads a vcpu's registers into this CPU, and with that lets go of the vcpu that is `leaving`. False: it has lost a data
+/// segment.
+fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize, leaving: Option<Leaving>) -> bool {
     unqueue_timer(vcpu);
     vcpu.running_on.store(c as u32, SeqCst);
     vcpu.last_cpu.store(c as u32, Relaxed);
@@ -324,6 +325,9 @@ fn load(vcpu: &Arc<Vcpu>, dom: &Domain, cx: &mut Context, c: usize) -> bool {
     mm::load_gdt(cx);
     mm::load_ldt(cx);
     mm::load_root(if cx.cpu.kernel_mode() { cx.cpu.kernel_root() } else { cx.cpu.user_root() });
+    if let Some(leaving) = leaving {
+        leaving.end();
+    }
     let whole = cx.cpu.switch_in();
     cpu::set_ts(cx.task_switched);
     cpu::set_guest_cr4(cx.cr4);
@@ -341,13 +345,39 @@ fn resume(vcpu: &Vcpu, dom: &Domain) {
     update_areas(vcpu, dom);
 }
 
-/// Saves a vcpu's registers: it may run elsewhere once `running_on` says nobody.
-fn unload(vcpu: &Vcpu, cx: &mut Context) {
-    cpu::set_ts(false);
-    cx.cpu.switch_out();
-    mm::load_root(None);
-    cx.work.leave();
-    vcpu.runstate.lock().change(waiting_state(vcpu), clock::now());
+/// A vcpu that leaves this CPU: its registers are saved, and its root table is still loaded. The next one's takes that
+/// one's place, or the hypervisor's own; only then may the vcpu run elsewhere, change its root, or die.
+struct Leaving {
+    vcpu: Arc<Vcpu>,
+    dom: Arc<Domain>,
+    context: ArcGuard<Context>,
+}
+
+impl Leaving {
+    /// Saves the registers of a vcpu that is loaded.
+    fn new(vcpu: Arc<Vcpu>, dom: Arc<Domain>, mut context: ArcGuard<Context>) -> Leaving {
+        cpu::set_ts(false);
+        context.cpu.switch_out();
+        vcpu.runstate.lock().change(waiting_state(&vcpu), clock::now());
+        Leaving { vcpu, dom, context }
+    }
+
+    /// Another root table is loaded: the vcpu is gone from here.
+    fn end(self) {
+        let Leaving { vcpu, dom, mut context } = self;
+        context.work.leave();
+        drop(context);
+        vcpu.running_on.store(u32::MAX, SeqCst);
+        queue_timer(&vcpu);
+        kick(scheduler().descheduled(vcpu.handle));
+        drop(dom);
+    }
+
+    /// Loads the hypervisor's own root table for the vcpu's.
+    fn for_nobody(self) {
+        mm::load_root(None);
+        self.end();
+    }
 }
 
 /// Enters the guest until this CPU is to pick anew.
@@ -405,39 +435,44 @@ fn look_around(cur: &mut Current<'_>, c: usize) -> bool {
     CPUS[c].resched.load(Relaxed) || percpu::this().any_pending()
 }
 
-/// Runs a vcpu until another is picked; what was picked.
-fn run_vcpu(vcpu: &Arc<Vcpu>, dom: &Arc<Domain>, c: usize) -> Pick {
-    let mut guard = vcpu.context.lock();
-    let cx = &mut *guard;
-    let whole = load(vcpu, dom, cx, c);
-    resume(vcpu, dom);
-    let mut cur = Current { dom, vcpu, cx };
+/// Runs a vcpu, whose root table takes the place of the one's that is `leaving`, until another is picked: what was, and
+/// the vcpu, which leaves.
+fn run_vcpu(vcpu: Arc<Vcpu>, dom: Arc<Domain>, c: usize, leaving: Option<Leaving>) -> (Pick, Leaving) {
+    let (mut context, leaving) = match leaving {
+        None => (vcpu.context.lock_arc(), None),
+        Some(leaving) => match vcpu.context.try_lock_arc() {
+            Some(context) => (context, Some(leaving)),
+            // Whoever has it may wait for the vcpu that leaves.
+            None => {
+                leaving.for_nobody();
+                (vcpu.context.lock_arc(), None)
+            }
+        },
+    };
+    let whole = load(&vcpu, &dom, &mut context, c, leaving);
+    resume(&vcpu, &dom);
+    let mut cur = Current { dom: &dom, vcpu: &vcpu, cx: &mut context };
     if !whole {
         trap::lost_segments(&mut cur);
     }
     let next = loop {
-        fire(vcpu, dom, clock::now(), true);
-        program(Some(vcpu), true);
+        fire(&vcpu, &dom, clock::now(), true);
+        program(Some(&vcpu), true);
         enter(&mut cur, c);
         let mut next = pick(c);
         if next.run == Some(vcpu.handle) {
             continue;
         }
         while next.run.is_none() && vcpu.blocked.load(SeqCst) == pause::BLOCKED {
-            next = linger(vcpu, dom, c);
+            next = linger(&vcpu, &dom, c);
             keys::show_if_asked(&cur);
         }
         if next.run != Some(vcpu.handle) {
             break next;
         }
-        resume(vcpu, dom);
+        resume(&vcpu, &dom);
     };
-    unload(vcpu, cur.cx);
-    drop(guard);
-    vcpu.running_on.store(u32::MAX, SeqCst);
-    queue_timer(vcpu);
-    kick(scheduler().descheduled(vcpu.handle));
-    next
+    (next, Leaving::new(vcpu, dom, context))
 }
 
 /// Idles with a vcpu loaded that only waits for an event; what was picked then.
@@ -487,29 +522,33 @@ fn rest(c: usize) {
 
 /// What every CPU does for ever.
 pub fn cpu_loop(c: usize) -> ! {
-    let mut next = pick(c);
+    let (mut next, mut leaving) = (pick(c), None);
     loop {
+        let vcpu = next.run.and_then(by_handle);
+        if let Some(vcpu) = vcpu
+            && let Some(dom) = vcpu.domain.upgrade()
+        {
+            let (picked, left) = run_vcpu(vcpu, dom, c, leaving.take());
+            (next, leaving) = (picked, Some(left));
+            continue;
+        }
+        if let Some(leaving) = leaving.take() {
+            leaving.for_nobody();
+        }
         next = match next.run {
+            // Its domain is gone: it must not be picked again, and is bound to this CPU until something else is.
             Some(h) => {
-                let vcpu = by_handle(h);
-                match vcpu.as_ref().and_then(|v| v.domain.upgrade()) {
-                    Some(dom) => run_vcpu(vcpu.as_ref().expect("its domain came from it"), &dom, c),
-                    None => {
-                        // Its domain is gone: it must not be picked again, and is bound to this CPU until
-                        // something else is.
-                        kick(scheduler().sleep(h));
-                        let next = pick(c);
-                        kick(scheduler().descheduled(h));
-                        next
-                    }
-                }
+                kick(scheduler().sleep(h));
+                let next = pick(c);
+                kick(scheduler().descheduled(h));
+                next
             }
             None => {
                 program(None, false);
                 rest(c);
                 pick(c)
             }
-        }
+        };
     }
 }
 

@@ -5,6 +5,7 @@
 //! taking a lock of lower rank than one already held panics, so a possible deadlock is found by the
 //! first run that comes near it. Two locks of one rank are taken in the order of their owners' ids.
 
+use alloc::sync::Arc;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering::*};
@@ -54,6 +55,12 @@ pub struct MutexGuard<'a, T: ?Sized> {
     lock: &'a Mutex<T>,
 }
 
+/// Access to a locked value that keeps the lock alive itself; unlocks when dropped.
+#[must_use]
+pub struct ArcGuard<T> {
+    lock: Arc<Mutex<T>>,
+}
+
 impl<T> Mutex<T> {
     /// A lock of a rank (see [`rank`]).
     pub const fn new(rank: u8, value: T) -> Self {
@@ -83,9 +90,52 @@ impl<T: ?Sized> Mutex<T> {
         Some(MutexGuard { lock: self })
     }
 
+    /// Unlocks. Only a guard's end may.
+    #[inline]
+    fn unlock(&self) {
+        ranks::pop(self.rank);
+        let now = self.serving.load(Relaxed);
+        self.serving.store(now.wrapping_add(1), Release);
+    }
+
     /// The value, where the lock itself is owned.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
+    }
+}
+
+impl<T> Mutex<T> {
+    /// Waits for the lock, for longer than a borrow of it lasts.
+    pub fn lock_arc(self: &Arc<Self>) -> ArcGuard<T> {
+        core::mem::forget(self.lock());
+        ArcGuard { lock: self.clone() }
+    }
+
+    /// As [`Mutex::lock_arc`], if it is free.
+    pub fn try_lock_arc(self: &Arc<Self>) -> Option<ArcGuard<T>> {
+        core::mem::forget(self.try_lock()?);
+        Some(ArcGuard { lock: self.clone() })
+    }
+}
+
+impl<T> Deref for ArcGuard<T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: the guard holds the lock.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+impl<T> DerefMut for ArcGuard<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the guard holds the lock.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+impl<T> Drop for ArcGuard<T> {
+    fn drop(&mut self) {
+        self.lock.unlock();
     }
 }
 
@@ -107,9 +157,7 @@ impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
 impl<T: ?Sized> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        ranks::pop(self.lock.rank);
-        let now = self.lock.serving.load(Relaxed);
-        self.lock.serving.store(now.wrapping_add(1), Release);
+        self.lock.unlock();
     }
 }
 

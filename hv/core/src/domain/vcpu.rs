@@ -45,7 +45,7 @@ pub struct Vcpu {
     /// Its domain (weak: the domain owns its vcpus).
     pub domain: Weak<Domain>,
     /// Locked by the CPU that runs it, for as long as it does.
-    pub context: Mutex<Context>,
+    pub context: Arc<Mutex<Context>>,
     /// The CPU that runs it now or idles with it loaded, or `u32::MAX`.
     pub running_on: AtomicU32,
     /// The CPU that it last ran on.
@@ -250,7 +250,7 @@ impl Vcpu {
             id,
             handle,
             domain: Arc::downgrade(domain),
-            context: Mutex::new(rank::VCPU, Context::new()?),
+            context: try_arc(Mutex::new(rank::VCPU, Context::new()?))?,
             running_on: AtomicU32::new(u32::MAX),
             last_cpu: AtomicU32::new(0),
             blocked: AtomicU32::new(pause::DOWN),
