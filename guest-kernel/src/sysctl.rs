@@ -41,6 +41,23 @@ pub fn credit2_ratelimit() -> Result<u32> {
     Ok(sysctl.scheduler_op().sched_credit2().ratelimit_us)
 }
 
+/// Where each CPU is.
+pub fn cpu_topology() -> Result<Vec<SysctlCputopo>> {
+    let mut cpus =
+        vec![SysctlCputopo::default(); physinfo()?.max_cpu_id.saturating_add(1).min(4096) as usize];
+    let count = control::cpu_topology(&mut cpus)?;
+    cpus.truncate(count);
+    Ok(cpus)
+}
+
+/// The memory of each NUMA node, and how far it is from each.
+pub fn numa_nodes() -> Result<Vec<(SysctlMeminfo, Vec<u32>)>> {
+    let mut nodes = vec![SysctlMeminfo::default(); physinfo()?.nr_nodes.clamp(1, 64) as usize];
+    let (count, distances) = control::numa_nodes(&mut nodes)?;
+    let rows = distances.chunks(count.max(1)).map(<[u32]>::to_vec);
+    Ok(nodes.iter().copied().zip(rows).take(count).collect())
+}
+
 /// All domains, in the order of their numbers.
 pub fn domains() -> Result<Vec<DomctlGetdomaininfo>> {
     let mut all = Vec::new();

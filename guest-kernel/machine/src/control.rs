@@ -140,6 +140,31 @@ pub fn domain_list(first: DomId, buffer: &mut [DomctlGetdomaininfo]) -> Result<u
     Ok((sysctl.getdomaininfolist().num_domains as usize).min(buffer.len()))
 }
 
+/// Where the CPUs are, as many as `cpus` holds; how many those are.
+pub fn cpu_topology(cpus: &mut [SysctlCputopo]) -> Result<usize> {
+    let mut sysctl = Sysctl::new(XEN_SYSCTL_CPUTOPOINFO);
+    let num_cpus = cpus.len() as u32;
+    sysctl.set_cputopoinfo(SysctlCputopoinfo { num_cpus, cputopo: out(cpus), ..Default::default() });
+    // SAFETY: the buffer holds as many as is said.
+    unsafe { sysctl_raw(&mut sysctl)? };
+    Ok((sysctl.cputopoinfo().num_cpus as usize).min(cpus.len()))
+}
+
+/// The memory of the NUMA nodes, as many as `nodes` holds, and the distances from each of them to each; how many those are.
+pub fn numa_nodes(nodes: &mut [SysctlMeminfo]) -> Result<(usize, Vec<u32>)> {
+    let mut distances = vec![0u32; nodes.len() * nodes.len()];
+    let mut sysctl = Sysctl::new(XEN_SYSCTL_NUMAINFO);
+    sysctl.set_numainfo(SysctlNumainfo {
+        num_nodes: nodes.len() as u32,
+        meminfo: out(nodes),
+        distance: out(distances.as_mut_slice()),
+        ..Default::default()
+    });
+    // SAFETY: one buffer holds as many as is said, the other the square of it.
+    unsafe { sysctl_raw(&mut sysctl)? };
+    Ok(((sysctl.numainfo().num_nodes as usize).min(nodes.len()), distances))
+}
+
 /// Reads the hypervisor's log from byte `index` on: how many bytes that were, and where to go on.
 pub fn read_console(buffer: &mut [u8], index: u32, clear: bool) -> Result<(usize, u32)> {
     let mut sysctl = Sysctl::new(XEN_SYSCTL_READCONSOLE);

@@ -2,7 +2,9 @@
 
 use super::archive::Files;
 use super::build::Built;
-use super::hypervisor::{DomainInfo, ForeignPages, Hypervisor, MachineInfo, Share, VcpuInfo, Version};
+use super::hypervisor::{
+    CpuPlace, DomainInfo, ForeignPages, Hypervisor, MachineInfo, NumaNode, Share, VcpuInfo, Version,
+};
 use super::manager::{ConsoleHub, Manager};
 use crate::xenstored::model::FakeHost;
 use crate::xenstored::{Client, Server};
@@ -236,6 +238,13 @@ impl Hypervisor for Fake {
     }
     fn machine(&self) -> Result<MachineInfo, Errno> {
         Ok(MachineInfo { cpus: 1, total_pages: FRAMES, free_pages: self.free(), ..MachineInfo::default() })
+    }
+    fn cpu_places(&self) -> Result<Vec<CpuPlace>, Errno> {
+        Ok(Vec::from([CpuPlace { core: 0, socket: 0, node: 0 }]))
+    }
+    fn numa_nodes(&self) -> Result<Vec<NumaNode>, Errno> {
+        let (memory, free) = (FRAMES << 12, self.free() << 12);
+        Ok(Vec::from([NumaNode { memory, free, distances: Vec::from([10, 20]) }]))
     }
     fn scheduler(&self) -> Result<String, Errno> {
         Ok("credit2".into())

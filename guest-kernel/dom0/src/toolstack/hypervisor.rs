@@ -83,6 +83,28 @@ pub struct MachineInfo {
     pub hw_cap: [u32; 8],
 }
 
+/// Where a CPU is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuPlace {
+    /// Its core, within the socket.
+    pub core: u32,
+    /// Its socket.
+    pub socket: u32,
+    /// Its NUMA node.
+    pub node: u32,
+}
+
+/// A NUMA node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NumaNode {
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Those that nobody has.
+    pub free: u64,
+    /// How far it is to each node.
+    pub distances: Vec<u32>,
+}
+
 /// What the hypervisor says of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Version {
@@ -174,6 +196,10 @@ pub trait Hypervisor {
     fn vcpu(&self, domain: DomId, vcpu: u32) -> Result<VcpuInfo, Errno>;
     /// The machine.
     fn machine(&self) -> Result<MachineInfo, Errno>;
+    /// Where each CPU is.
+    fn cpu_places(&self) -> Result<Vec<CpuPlace>, Errno>;
+    /// Its NUMA nodes.
+    fn numa_nodes(&self) -> Result<Vec<NumaNode>, Errno>;
     /// Name of the scheduler.
     fn scheduler(&self) -> Result<String, Errno>;
     /// Microseconds that a vcpu may run at least before it is preempted.

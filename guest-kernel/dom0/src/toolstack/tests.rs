@@ -307,6 +307,12 @@ fn the_shell_prints_what_xl_prints() {
         "Name                                        ID   Mem VCPUs\tState\tTime(s)         Cpupool NODE Affinity\n\
          third                                        3     8     1     ------       0.0          Pool-0 all\n"
     );
+    let info = run(&shell, "info -n");
+    let places =
+        "cpu_topology           :\ncpu:    core    socket     node\n  0:       0        0        0\n";
+    assert!(info.contains(places) && !run(&shell, "info").contains("cpu_topology"), "{info}");
+    assert!(info.contains("node:    memsize    memfree    distances\n   0:        64     "), "{info}");
+    assert!(info.contains("      10,20\nxen_major "), "{info}");
     assert!(run(&shell, "console -n 1 third").contains("-n 1: a domain has console 0 alone"));
     for (words, complaint) in [
         ("name=fourth", "name=fourth: expected a number, a quoted string or a list, found 'f'; quotes need"),

@@ -1,6 +1,8 @@
 //! The real hypervisor behind [`Hypervisor`].
 
-use super::hypervisor::{DomainInfo, ForeignPages, Hypervisor, MachineInfo, Share, VcpuInfo, Version};
+use super::hypervisor::{
+    CpuPlace, DomainInfo, ForeignPages, Hypervisor, MachineInfo, NumaNode, Share, VcpuInfo, Version,
+};
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,6 +12,7 @@ use guest_kernel::time::{Instant, wallclock};
 use guest_kernel::{domctl, sysctl};
 use shared_abi::arch_x86::VcpuGuestContext;
 use shared_abi::domctl::*;
+use shared_abi::sysctl::{SysctlCputopo, SysctlMeminfo};
 use shared_abi::{DomId, Errno, Gfn, Mfn, Pfn, Port, VcpuId};
 
 /// The hypervisor that dom0 runs on.
@@ -168,6 +171,21 @@ impl Hypervisor for Xen {
             outstanding_pages: info.outstanding_pages,
             hw_cap: info.hw_cap,
         })
+    }
+
+    fn cpu_places(&self) -> Result<Vec<CpuPlace>, Errno> {
+        let place = |cpu: &SysctlCputopo| CpuPlace { core: cpu.core, socket: cpu.socket, node: cpu.node };
+        Ok(sysctl::cpu_topology()?.iter().map(place).collect())
+    }
+
+    fn numa_nodes(&self) -> Result<Vec<NumaNode>, Errno> {
+        let nodes = sysctl::numa_nodes()?.into_iter();
+        let node = |(info, distances): (SysctlMeminfo, _)| NumaNode {
+            memory: info.memsize,
+            free: info.memfree,
+            distances,
+        };
+        Ok(nodes.map(node).collect())
     }
 
     fn scheduler(&self) -> Result<String, Errno> {

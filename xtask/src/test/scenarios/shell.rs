@@ -40,6 +40,8 @@ fn guest_comes_and_goes(lab: &mut Lab, built: &Built) -> Result<()> {
             ("xl domname 1", "other"),
             ("xl top", "      40960"),
             ("xl debug-keys h", "'h' pressed"),
+            ("xl info -n", "  0:       0        0        0"),
+            ("xl info  -n", "      10\nxen_major"),
         ] {
             let said = said(&mut machine, &command.replace("domname 1", &format!("domname {id}")))?;
             ensure!(said.contains(answer) && !said.contains("cannot"), "{command}: {said}");

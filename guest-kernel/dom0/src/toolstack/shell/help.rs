@@ -87,7 +87,13 @@ pub const COMMANDS: &[Command] = &[
             flag('n', "numa", "Also print the NUMA nodes"),
         ],
     ),
-    command("info", "", "Get information about Xen host", 0, &[]),
+    command(
+        "info",
+        "",
+        "Get information about Xen host",
+        0,
+        &[flag('n', "numa", "Also print where CPUs and memory are")],
+    ),
     command(
         "destroy",
         "<Domain>",

@@ -110,7 +110,7 @@ impl<H: Hypervisor> Shell<H> {
         Ok(Answer::new(if args.has('l') { format!("{list}\n") } else { text }, list))
     }
 
-    pub(super) fn info(&self, _: &Args<'_>) -> Outcome {
+    pub(super) fn info(&self, args: &Args<'_>) -> Outcome {
         let hypervisor = &self.manager.hypervisor;
         let machine = hypervisor.machine().map_err(errno("cannot ask for the machine"))?;
         let version = hypervisor.version();
@@ -152,12 +152,46 @@ impl<H: Hypervisor> Shell<H> {
             ("cc_compile_date", version.compile_date),
             ("xend_config_format", "4".into()),
         ]);
-        let text = lines.iter().map(|(key, value)| format!("{key:<23}: {value}\n")).collect::<String>();
-        let json = lines
+        let (places, places_json) = if args.has('n') { self.places()? } else { Default::default() };
+        let mut text = String::new();
+        for (key, value) in &lines {
+            text += &format!("{key:<23}: {value}\n");
+            // xl shows them between the machine's lines and the hypervisor's.
+            if *key == "free_cpus" {
+                text += &places;
+            }
+        }
+        let mut json = lines
             .into_iter()
             .map(|(key, value)| (key.to_string(), json!(value)))
             .collect::<serde_json::Map<_, _>>();
+        json.extend(places_json);
         Ok(Answer::new(text, json.into()))
+    }
+
+    /// What `info -n` shows beside: where CPUs and memory are.
+    fn places(&self) -> Result<(String, serde_json::Map<String, serde_json::Value>), String> {
+        let hypervisor = &self.manager.hypervisor;
+        let cpus = hypervisor.cpu_places().map_err(errno("cannot ask for the CPUs' places"))?;
+        let nodes = hypervisor.numa_nodes().map_err(errno("cannot ask for the NUMA nodes"))?;
+        let mut text = String::from("cpu_topology           :\ncpu:    core    socket     node\n");
+        let (mut cpu_list, mut node_list) = (Vec::new(), Vec::new());
+        for (n, cpu) in cpus.iter().enumerate() {
+            text += &format!("{n:3}:    {:4}     {:4}     {:4}\n", cpu.core, cpu.socket, cpu.node);
+            cpu_list.push(json!({ "cpu": n, "core": cpu.core, "socket": cpu.socket, "node": cpu.node }));
+        }
+        text += "device topology        :\nNo device topology data available\n";
+        text += "numa_info              :\nnode:    memsize    memfree    distances\n";
+        for (n, node) in nodes.iter().enumerate() {
+            let (memory, free) = (node.memory >> 20, node.free >> 20);
+            let distances: Vec<String> = node.distances.iter().map(u32::to_string).collect();
+            text += &format!("{n:4}:    {memory:6}     {free:6}      {}\n", distances.join(","));
+            node_list.push(json!({
+                "node": n, "memory_mib": memory, "free_mib": free, "distances": node.distances,
+            }));
+        }
+        let lists = [("cpu_topology", json!(cpu_list)), ("numa_info", json!(node_list))];
+        Ok((text, lists.map(|(key, list)| (key.to_string(), list)).into_iter().collect()))
     }
 
     pub(super) fn dmesg(&self, args: &Args<'_>) -> Outcome {
