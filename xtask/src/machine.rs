@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::build::Built;
-use crate::image::Content;
-use crate::qemu::{self, Accel, Boot, Serial};
+pub use crate::qemu::Options;
+use crate::qemu::{Lines, Serial};
 use crate::qmp::Qmp;
 use crate::services::Forward;
 
@@ -34,55 +33,6 @@ pub const INQUEST: &str = "--- what it was asked when time was up:";
 
 /// How dom0's first line begins.
 pub const DOM0_SPEAKS: &str = "Oxen dom0";
-
-/// What a scenario wants to boot; the rest is as `cargo xtask run` has it.
-#[derive(Clone)]
-pub struct Options<'a> {
-    /// The kernels.
-    pub built: &'a Built,
-    /// Their arguments.
-    pub content: Content,
-    /// How the machine boots.
-    pub boot: Boot,
-    /// The disk's image; none for a machine without a disk.
-    pub disk: Option<&'a Path>,
-    /// The disk's image itself stays as it is: writes are forgotten.
-    pub disk_is_scratch: bool,
-    /// A file that is to hold every write to the disk and every flush (see `test::medium`).
-    pub disk_log: Option<&'a Path>,
-    /// Virtual CPUs.
-    pub smp: u32,
-    /// RAM.
-    pub memory: &'a str,
-    /// The CPU model.
-    pub cpu: &'a str,
-    /// Who executes.
-    pub accel: Accel,
-    /// Ports of the host that lead to guests.
-    pub forwards: Vec<Forward>,
-    /// More arguments for QEMU.
-    pub more: Vec<String>,
-}
-
-impl<'a> Options<'a> {
-    /// A machine without a disk that QEMU boots by itself.
-    pub fn direct(built: &'a Built) -> Self {
-        Self {
-            built,
-            content: Content::default(),
-            boot: Boot::Direct,
-            disk: None,
-            disk_is_scratch: true,
-            disk_log: None,
-            smp: 1,
-            memory: "1G",
-            cpu: "Skylake-Client",
-            accel: Accel::Tcg,
-            forwards: Vec::new(),
-            more: Vec::new(),
-        }
-    }
-}
 
 /// A running machine. Dropped, it is switched off at once, as by pulling its plug.
 pub struct Machine {
@@ -114,24 +64,8 @@ impl Machine {
     /// Starts a machine whose console is recorded in `log`.
     pub fn start(options: &Options, log: &Path) -> Result<Self> {
         let monitor = Qmp::socket();
-        let mut command = qemu::Machine {
-            boot: options.boot,
-            built: options.built,
-            content: &options.content,
-            disk: options.disk,
-            disk_is_scratch: options.disk_is_scratch,
-            disk_log: options.disk_log,
-            smp: options.smp,
-            memory: options.memory,
-            cpu: options.cpu,
-            accel: options.accel,
-            forwards: &options.forwards,
-            serial: Serial::Pipe,
-            monitor: &monitor,
-            gdb: false,
-            more: &options.more,
-        }
-        .command()?;
+        let lines = Lines { serial: Serial::Pipe, monitor: &monitor, gdb: false };
+        let mut command = options.command(&lines)?;
         let mut log_file = File::create(log).with_context(|| log.display().to_string())?;
         // what TCG leaves out of a CPU model is told on standard error, at each start
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file.try_clone()?);

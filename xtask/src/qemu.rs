@@ -50,19 +50,20 @@ pub enum Serial {
     Pipe,
 }
 
-/// A machine to be started.
-pub struct Machine<'a> {
-    /// How it boots.
-    pub boot: Boot,
-    /// What it boots, and with which arguments.
+/// A machine: what it boots, and what it has.
+#[derive(Clone)]
+pub struct Options<'a> {
+    /// The kernels.
     pub built: &'a Built,
-    /// The kernels' arguments.
-    pub content: &'a Content,
+    /// Their arguments.
+    pub content: Content,
+    /// How the machine boots.
+    pub boot: Boot,
     /// The disk's image; none for a machine without a disk.
     pub disk: Option<&'a Path>,
-    /// What is written to the disk is forgotten with the machine.
+    /// The disk's image itself stays as it is: writes are forgotten.
     pub disk_is_scratch: bool,
-    /// Each write to the disk and each flush are noted in this file.
+    /// A file that is to hold every write to the disk and every flush (see `test::medium`).
     pub disk_log: Option<&'a Path>,
     /// Virtual CPUs.
     pub smp: u32,
@@ -73,20 +74,44 @@ pub struct Machine<'a> {
     /// Who executes.
     pub accel: Accel,
     /// Ports of the host that lead to guests.
-    pub forwards: &'a [Forward],
+    pub forwards: Vec<Forward>,
+    /// More arguments for QEMU.
+    pub more: Vec<String>,
+}
+
+impl<'a> Options<'a> {
+    /// A machine without a disk that QEMU boots by itself.
+    pub fn direct(built: &'a Built) -> Self {
+        Self {
+            built,
+            content: Content::default(),
+            boot: Boot::Direct,
+            disk: None,
+            disk_is_scratch: true,
+            disk_log: None,
+            smp: 1,
+            memory: "1G",
+            cpu: "Skylake-Client",
+            accel: Accel::Tcg,
+            forwards: Vec::new(),
+            more: Vec::new(),
+        }
+    }
+}
+
+/// Who talks with a machine.
+pub struct Lines<'a> {
     /// The console.
     pub serial: Serial,
     /// The socket on which the monitor is to listen.
     pub monitor: &'a Path,
     /// Wait for a debugger on [`GDB_PORT`] before the first instruction.
     pub gdb: bool,
-    /// More arguments for QEMU.
-    pub more: &'a [String],
 }
 
-impl Machine<'_> {
+impl Options<'_> {
     /// QEMU's command. QEMU dies with the thread that starts it, so that no machine is left behind.
-    pub fn command(&self) -> Result<Command> {
+    pub fn command(&self, lines: &Lines) -> Result<Command> {
         let qemu = paths::find_program("qemu-system-x86_64").context("qemu-system-x86_64 is missing")?;
         let mut command = cmd::program("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(qemu).current_dir(paths::out());
@@ -99,8 +124,8 @@ impl Machine<'_> {
         command.args(["-nodefaults", "-display", "none", "-vga", "std"]);
         self.add_boot(&mut command)?;
         self.add_devices(&mut command);
-        self.add_consoles(&mut command);
-        command.args(self.more);
+        lines.add_to(&mut command);
+        command.args(&self.more);
         Ok(command)
     }
 
@@ -164,15 +189,17 @@ impl Machine<'_> {
             command.args(["-device", &device]);
         }
         let mut net = String::from("user,id=net,net=10.0.2.0/24");
-        for forward in self.forwards {
+        for forward in &self.forwards {
             let Forward { host_port, address, port, .. } = forward;
             net += &format!(",hostfwd=tcp:127.0.0.1:{host_port}-{address}:{port}");
         }
         command.args(["-netdev", &net]);
         command.args(["-device", "virtio-net-pci,netdev=net,disable-legacy=on,romfile=,id=nic"]);
     }
+}
 
-    fn add_consoles(&self, command: &mut Command) {
+impl Lines<'_> {
+    fn add_to(&self, command: &mut Command) {
         let monitor = format!("unix:{},server=on,wait=off", comma_safe(self.monitor));
         command.args(["-qmp", &monitor]);
         match &self.serial {

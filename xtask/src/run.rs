@@ -21,7 +21,7 @@ use self::terminal::Terminal;
 use self::watcher::Watcher;
 use crate::build::Built;
 use crate::image::{self, Content, DOM0_MIB};
-use crate::qemu::{Accel, Boot, GDB_PORT, Machine, Serial};
+use crate::qemu::{Accel, Boot, GDB_PORT, Lines, Options, Serial};
 use crate::qmp::Qmp;
 use crate::services::{self, Forward};
 use crate::{build, paths, setup};
@@ -98,24 +98,20 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     let log = paths::logs()?.join("serial.log");
     let monitor = Qmp::socket();
     let serial = if args.headless { Serial::File(log.clone()) } else { Serial::Terminal(log.clone()) };
-    let machine = Machine {
+    let accel = args.accel.unwrap_or_else(|| kvm::probe(&built, &content));
+    let options = Options {
+        content,
         boot: args.boot,
-        built: &built,
-        content: &content,
         disk: Some(&disk),
         disk_is_scratch: false,
-        disk_log: None,
         smp: args.smp,
         memory: &args.memory,
         cpu: &args.cpu,
-        accel: args.accel.unwrap_or_else(|| kvm::probe(&built, &content)),
-        forwards: &forwards,
-        serial,
-        monitor: &monitor,
-        gdb: args.gdb,
-        more: &[],
+        accel,
+        forwards: forwards.clone(),
+        ..Options::direct(&built)
     };
-    let mut command = machine.command()?;
+    let mut command = options.command(&Lines { serial, monitor: &monitor, gdb: args.gdb })?;
     if args.headless {
         command.stdin(Stdio::null());
         eprintln!("  the serial console goes to {}", log.display());

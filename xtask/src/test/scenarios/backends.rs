@@ -25,12 +25,7 @@ pub fn die_under_load(lab: &mut Lab) -> Result<()> {
     let acknowledged = writer.end()?;
     kv::all_there(&machine, acknowledged)?;
     // A guest that starts anew finds the same on the volume.
-    machine.type_line("xl destroy kv")?;
-    machine.wait_for_prompt(PROMPT)?;
-    machine.type_line("xl create /etc/xen/kv.cfg")?;
-    machine.wait_for_prompt(PROMPT)?;
-    kv::wait_until_it_answers(&machine)?;
-    kv::all_there(&machine, acknowledged)
+    has_all_when_started_anew(&mut machine, acknowledged)
 }
 
 /// A disk is taken from the guest that writes to it: the guest says so, and the volume is free for
@@ -50,12 +45,17 @@ pub fn disk_vanishes(lab: &mut Lab) -> Result<()> {
         "SET said {said:?}"
     );
     let acknowledged = writer.end()?;
-    machine.type_line("xl destroy kv")?;
-    machine.wait_for_prompt(PROMPT)?;
-    machine.type_line("xl create /etc/xen/kv.cfg")?;
-    machine.wait_for_prompt(PROMPT)?;
-    kv::wait_until_it_answers(&machine)?;
-    kv::all_there(&machine, acknowledged)
+    has_all_when_started_anew(&mut machine, acknowledged)
+}
+
+/// Another guest on the same volume has what the one before acknowledged.
+fn has_all_when_started_anew(machine: &mut Machine, acknowledged: usize) -> Result<()> {
+    for command in ["xl destroy kv", "xl create /etc/xen/kv.cfg"] {
+        machine.type_line(command)?;
+        machine.wait_for_prompt(PROMPT)?;
+    }
+    kv::wait_until_it_answers(machine)?;
+    kv::all_there(machine, acknowledged)
 }
 
 /// What a command says, up to the next prompt.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::services::{curl, fetch, forwards};
+use super::services::{curl, fetch, serving_hello};
 use super::shell::{PROMPT, free_memory};
 use crate::build::Built;
 use crate::machine::{Machine, Options, PATIENCE};
@@ -137,15 +137,7 @@ pub fn attack_checked(lab: &mut Lab) -> Result<()> {
 }
 
 fn attack_on(lab: &mut Lab, built: &Built, attack: &Attack) -> Result<()> {
-    let mut options = Options::direct(built);
-    options.smp = 2;
-    options.disk = Some(kit::image()?);
-    options.forwards = forwards(&["hello"])?;
-    let mut machine = lab.boot(&options)?;
-    machine.wait_for_prompt(PROMPT)?;
-    machine.type_line("xl create /etc/xen/hello.cfg")?;
-    fetch(&machine, "hello", "/")?;
-    machine.wait_for_prompt(PROMPT)?;
+    let mut machine = serving_hello(lab, &Options { smp: 2, ..Options::direct(built) })?;
     let before = free_memory(&mut machine)?;
 
     let Attack { config, mode, .. } = attack;

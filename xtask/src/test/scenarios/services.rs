@@ -66,13 +66,7 @@ pub fn address_by_dhcp(lab: &mut Lab) -> Result<()> {
 
 /// The network cable is pulled and put back: the shell goes on, and then the service too.
 pub fn cable_pulled(lab: &mut Lab) -> Result<()> {
-    let mut options = Options::direct(kit::with_test_files()?);
-    options.disk = Some(kit::image()?);
-    options.forwards = forwards(&["hello"])?;
-    let mut machine = lab.boot(&options)?;
-    machine.wait_for_prompt(PROMPT)?;
-    machine.type_line("xl create /etc/xen/hello.cfg")?;
-    fetch(&machine, "hello", "/")?;
+    let mut machine = serving_hello(lab, &Options::direct(kit::with_test_files()?))?;
     machine.monitor("set_link", json!({ "name": "nic", "up": false }))?;
     let url = format!("http://127.0.0.1:{}/", machine.port("hello")?);
     let mut unanswered = cmd::program("curl");
@@ -94,6 +88,17 @@ fn free_port() -> Result<u16> {
             return Ok(port);
         }
     }
+}
+
+/// A machine of `options` with our disk, whose only guest, `hello`, has answered.
+pub(super) fn serving_hello(lab: &Lab, options: &Options) -> Result<Machine> {
+    let options = Options { disk: Some(kit::image()?), forwards: forwards(&["hello"])?, ..options.clone() };
+    let mut machine = lab.boot(&options)?;
+    machine.wait_for_prompt(PROMPT)?;
+    machine.type_line("xl create /etc/xen/hello.cfg")?;
+    fetch(&machine, "hello", "/")?;
+    machine.wait_for_prompt(PROMPT)?;
+    Ok(machine)
 }
 
 /// A free port of the host for each service in `names`.
