@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::machine::{INQUEST, Machine, Options};
 use crate::paths;
@@ -29,6 +29,19 @@ impl Lab {
             log
         };
         Machine::start(options, &log)
+    }
+
+    /// Does two parts of the scenario beside each other.
+    pub fn beside<A, B: Send>(
+        &self,
+        one: impl FnOnce(&Self) -> Result<A>,
+        other: impl FnOnce(&Self) -> Result<B> + Send,
+    ) -> Result<(A, B)> {
+        let (one, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| other(self));
+            (one(self), other.join())
+        });
+        Ok((one?, other.map_err(|_| anyhow!("the other part has no outcome"))??))
     }
 
     /// The end of what each machine said, for a failure's message, and all that it was asked when time was up.

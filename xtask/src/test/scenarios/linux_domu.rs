@@ -3,7 +3,7 @@
 mod guest;
 mod host;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +12,7 @@ use self::guest::Guest;
 use self::host::{Iperf, Page, Sink};
 use super::services::{curl, fetch, forwards};
 use super::shell::{PROMPT, free_memory};
+use crate::build::Built;
 use crate::build::ramdisk::Entry;
 use crate::debian::linux::Linux;
 use crate::machine::{Options, PATIENCE};
@@ -53,7 +54,7 @@ memory = 128
 
 /// It does what a domain does.
 pub fn works(lab: &mut Lab) -> Result<()> {
-    let mut guest = start(lab, &kit::built()?.hypervisor)?;
+    let mut guest = start(lab)?;
     let free = free_memory(&mut guest.machine)?;
     guest.create("debian.cfg")?;
     guest.log_in()?;
@@ -82,7 +83,13 @@ pub fn works(lab: &mut Lab) -> Result<()> {
 }
 
 /// A machine with the kernels, and a disk.
-fn start(lab: &mut Lab, hypervisor: &Path) -> Result<Guest> {
+fn start(lab: &Lab) -> Result<Guest> {
+    let (built, disk) = built()?;
+    boot(lab, &built, &disk)
+}
+
+/// The kernels and their configurations in dom0's ramdisk, and the disk.
+fn built() -> Result<(Built, PathBuf)> {
     let disk = userland::disk("linux-domu.img", &[("data", 256 << 20), ("more", 64 << 20)])?;
     let mut files = Vec::new();
     for (linux, name) in [(Linux::Generic, ""), (Linux::Cloud, "-cloud")] {
@@ -101,10 +108,12 @@ fn start(lab: &mut Lab, hypervisor: &Path) -> Result<Guest> {
     files.extend(bad_kernels(&cmd::read(&Linux::Generic.bzimage()?)?)?);
     files.push(Entry { path: "boot/hello".into(), data: cmd::read(&paths::out().join("hello"))? });
     files.push(Entry { path: "boot/grub".into(), data: cmd::read(&debian::grub()?)? });
-    let mut built = kit::with_files("linux-domu", &files)?;
-    built.hypervisor = hypervisor.to_path_buf();
-    let mut options = Options::direct(&built);
-    options.disk = Some(&disk);
+    Ok((kit::with_files("linux-domu", &files)?, disk))
+}
+
+fn boot(lab: &Lab, built: &Built, disk: &Path) -> Result<Guest> {
+    let mut options = Options::direct(built);
+    options.disk = Some(disk);
     options.forwards = forwards(&["hello"])?;
     options.smp = 2;
     options.memory = "3G";
@@ -338,7 +347,7 @@ fn bad_kernels(bzimage: &[u8]) -> Result<Vec<Entry>> {
 /// It starts on one processor and on many, with little memory and with much, and so does the kernel for clouds. What
 /// can't start is refused.
 pub fn sizes(lab: &mut Lab) -> Result<()> {
-    let mut guest = start(lab, &kit::built()?.hypervisor)?;
+    let mut guest = start(lab)?;
     let free = free_memory(&mut guest.machine)?;
     for (kernel, vcpus, mib) in [("-cloud", 1, 128), ("", 1, 128), ("", 4, 512), ("", 32, 2048)] {
         let files = format!("'kernel=\"/boot/vmlinuz{kernel}\"' 'ramdisk=\"/boot/initramfs{kernel}\"'");
@@ -358,7 +367,7 @@ pub fn sizes(lab: &mut Lab) -> Result<()> {
 
 /// GRUB for Xen as a domain: it loads the kernel from the domain's disk.
 pub fn by_grub(lab: &mut Lab) -> Result<()> {
-    let mut guest = start(lab, &kit::built()?.hypervisor)?;
+    let mut guest = start(lab)?;
     let free = free_memory(&mut guest.machine)?;
     guest.create("by-grub.cfg")?;
     guest.log_in()?;
@@ -379,8 +388,9 @@ const UNLIKE_XEN: [(&str, &str); 4] = [
 
 /// Its log on Oxen has nothing that it does not have on Xen.
 pub fn log_is_xens(lab: &mut Lab) -> Result<()> {
-    let ours = log(lab, &kit::built()?.hypervisor)?;
-    let theirs = log(lab, &debian::xen()?)?;
+    let (on_oxen, disk) = built()?;
+    let on_xen = Built { hypervisor: debian::xen()?, ..on_oxen.clone() };
+    let (ours, theirs) = lab.beside(|lab| log(lab, &on_oxen, &disk), |lab| log(lab, &on_xen, &disk))?;
     cmd::write(&paths::logs()?.join("linux-on-oxen"), ours.join("\n").as_bytes())?;
     cmd::write(&paths::logs()?.join("linux-on-xen"), theirs.join("\n").as_bytes())?;
     let is_known = |line: &&String| UNLIKE_XEN.iter().any(|(known, _)| line.starts_with(known));
@@ -391,8 +401,8 @@ pub fn log_is_xens(lab: &mut Lab) -> Result<()> {
 
 /// What the kernel logs from its start until somebody has logged in and its network is up: each line without what
 /// differs from one start to the next.
-fn log(lab: &mut Lab, hypervisor: &Path) -> Result<Vec<String>> {
-    let mut guest = start(lab, hypervisor)?;
+fn log(lab: &Lab, built: &Built, disk: &Path) -> Result<Vec<String>> {
+    let mut guest = boot(lab, built, disk)?;
     guest.create("debian.cfg")?;
     guest.log_in()?;
     guest.run("ip link set eth0 up; ip addr add 10.0.2.64/24 dev eth0")?;

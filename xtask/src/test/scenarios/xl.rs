@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 
 use super::services::{curl, forwards};
 use crate::build::Built;
@@ -376,15 +376,10 @@ const OF_TIME: [&str; 5] = [
 /// The session on Oxen, and its beginning on Xen beside it. The kernel complains of nothing on Oxen that it does not
 /// complain of on Xen, and its reboot is the machine's.
 pub fn session_as_on_xen(lab: &mut Lab) -> Result<()> {
-    let lab = &*lab;
     let built = built()?;
     let on_xen = Built { hypervisor: debian::xen()?, ..built.clone() };
-    let (here, there) = std::thread::scope(|scope| {
-        let there = scope.spawn(|| beginning(lab, &on_xen));
-        (session(lab, &built), there.join())
-    });
-    let (answers_here, ours) = here?;
-    let (answers_there, xens) = there.map_err(|_| anyhow!("the machine with Xen has no outcome"))??;
+    let ((answers_here, ours), (answers_there, xens)) =
+        lab.beside(|lab| session(lab, &built), |lab| beginning(lab, &on_xen))?;
     for (ours, xens) in answers_here.iter().zip(&answers_there) {
         ensure!(ours == xens, "Oxen answers {ours:?}, Xen {xens:?}");
     }
