@@ -233,6 +233,12 @@ impl<H: Hypervisor> Manager<H> {
     pub async fn destroy(&self, domain: DomId) -> Result<(), Errno> {
         // It may be dying already; what follows is still needed then.
         let _ = self.hypervisor.pause(domain);
+        self.release_devices(domain).await;
+        self.take_apart(domain)
+    }
+
+    /// Takes all of a domain's devices away, whatever it says, and gives its backends a while.
+    async fn release_devices(&self, domain: DomId) {
         let mut backends = devices::close_all(&self.store, domain);
         let start = self.hypervisor.uptime();
         while !backends.is_empty() && self.hypervisor.uptime() - start < BACKENDS.as_nanos() as u64 {
@@ -241,7 +247,6 @@ impl<H: Hypervisor> Manager<H> {
                 self.store.read_text(&format!("{path}/state")).is_some_and(|state| state != "6")
             });
         }
-        self.take_apart(domain)
     }
 
     fn take_apart(&self, domain: DomId) -> Result<(), Errno> {
@@ -404,6 +409,8 @@ impl<H: Hypervisor> Manager<H> {
             }
             Action::RenameRestart => {
                 self.running.borrow_mut().remove(&domain);
+                // The one that is kept for a look needs none of them, the new one may need them alone.
+                self.release_devices(domain).await;
                 let _ = self
                     .store
                     .write(&format!("/local/domain/{}/name", domain.0), format!("{name}-{}", domain.0));

@@ -218,7 +218,22 @@ fn policies_decide_what_happens_to_a_domain_that_ends() {
         let crashed = end(SHUTDOWN_CRASH).await;
         assert_eq!(bench.manager.find("web"), Some(crashed));
         bench.manager.destroy(crashed).await.unwrap();
-        create(&bench).await.unwrap();
+        // One that is kept beside its successor keeps no disk from it.
+        let config = bench.manager.read_config("web.cfg", &["on_reboot='rename-restart'"]).unwrap();
+        let kept = bench.manager.create(config, false).await.unwrap();
+        let back = format!("/local/domain/0/backend/vbd/{}/51712", kept.0);
+        bench.store.write(&format!("{back}/state"), "4").unwrap();
+        let front = format!("/local/domain/{}/device/vbd/51712", kept.0);
+        let (served, path, other) = (Client::new(&bench.server), back.clone(), front.clone());
+        spawn(async move { obliging_backend(&served, &path, &other).await });
+        assert_eq!(end(SHUTDOWN_REBOOT).await, kept);
+        while bench.manager.find("web").is_none_or(|new| new == kept) {
+            sleep(core::time::Duration::from_millis(1)).await;
+        }
+        let state = bench.store.read_text(&format!("{back}/state"));
+        assert_eq!((bench.manager.name(kept), state), (Some(format!("web-{}", kept.0)), Some("6".into())));
+        assert!(bench.store.read(&front).is_err());
+        bench.manager.destroy(kept).await.unwrap();
         end(SHUTDOWN_POWEROFF).await;
         assert_eq!(bench.manager.find("web"), None);
         let log = log.borrow().join("\n");
