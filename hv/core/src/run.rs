@@ -14,7 +14,7 @@ use crate::domain::info::Info;
 use crate::domain::vcpu::pause;
 use crate::domain::{Context, Current, Domain, Vcpu};
 use crate::event::virq::GlobalHandlers;
-use crate::sched::{CpuSet, Credit, Pick, Policy};
+use crate::sched::{CpuSet, Credit, Names, Pick, Policy};
 use crate::time::runstate::{self, RunstateArea};
 use crate::time::{State, TimerQueue, VcpuTimer};
 use crate::{keys, mm, trap};
@@ -39,7 +39,7 @@ static SCHED: Once<Credit> = Once::new();
 static M2P: Once<core::ops::Range<u64>> = Once::new();
 
 /// Vcpus by scheduler handle.
-static VCPUS: Mutex<Vec<Option<Arc<Vcpu>>>> = Mutex::new(rank::SCHED, Vec::new());
+static VCPUS: Names<Vcpu> = Names::new();
 
 /// A CPU's own state.
 struct Cpu {
@@ -96,30 +96,17 @@ pub fn adopt(v: Arc<Vcpu>) -> Result<(), Errno> {
             cpu.timers.lock().reserve(room)?;
         }
     }
-    let mut all = VCPUS.lock();
-    let i = v.handle as usize;
-    let more = (i + 1).saturating_sub(all.len());
-    all.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
-    all.extend((0..more).map(|_| None));
-    all[i] = Some(v);
-    Ok(())
+    VCPUS.set(v.handle, v)
 }
 
-/// Forgets a vcpu that will not run again; true when the scheduler let it go.
+/// Forgets a vcpu that will not run again; whether the scheduler has let it go.
 pub fn forget(v: &Vcpu) -> bool {
-    if scheduler().remove(v.handle).is_err() {
-        return false;
-    }
-    // The number may have been given out again meanwhile, by another CPU: that vcpu stays.
-    if let Some(slot) = VCPUS.lock().get_mut(v.handle as usize) {
-        slot.take_if(|now| core::ptr::eq(&**now, v));
-    }
-    true
+    VCPUS.remove(v.handle, v, scheduler())
 }
 
 /// The vcpu with a scheduler handle.
 pub fn by_handle(h: u32) -> Option<Arc<Vcpu>> {
-    VCPUS.lock().get(h as usize).cloned().flatten()
+    VCPUS.get(h)
 }
 
 /// Interrupts CPUs so that they pick anew.

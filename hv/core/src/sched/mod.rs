@@ -30,9 +30,11 @@
 mod budget;
 pub mod credit;
 mod entity;
+mod names;
 mod queue;
 
 pub use credit::Credit;
+pub use names::Names;
 use shared_abi::errno::Errno;
 
 #[cfg(test)]
