@@ -224,7 +224,7 @@ fn program(loaded: Option<&Vcpu>, running: bool) {
         .load(Relaxed)
         .min(loaded.map_or(u64::MAX, |v| v.timers.lock().next(running)))
         .min(c.timers.lock().next());
-    apic::set_timer((at != u64::MAX).then(|| clock::ns_to_tsc(at) + 1));
+    apic::set_timer((at != u64::MAX).then(|| clock::ns_to_tsc(at).saturating_add(1)));
 }
 
 // ---- the clock and runstates as guests see them

@@ -19,6 +19,7 @@ pub mod guest_mem;
 pub mod heap;
 pub mod lock;
 pub mod ram;
+pub mod ticks;
 
 #[cfg(target_os = "none")]
 pub mod vcpu;

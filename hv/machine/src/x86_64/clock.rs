@@ -8,6 +8,7 @@
 use super::mmio::Registers;
 use super::port::{self, inb, outb};
 use super::{apic, cpu};
+use crate::ticks;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
@@ -215,7 +216,7 @@ pub fn tsc_to_ns(tsc: u64) -> u64 {
 /// The TSC value of a system time.
 #[inline]
 pub fn ns_to_tsc(ns: u64) -> u64 {
-    TSC_BOOT.load(Relaxed).saturating_add((u128::from(ns) * u128::from(tsc_hz()) / 1_000_000_000) as u64)
+    TSC_BOOT.load(Relaxed).saturating_add(ticks::of_ns(ns, tsc_hz()))
 }
 /// System time now.
 #[inline]
@@ -223,7 +224,7 @@ pub fn now() -> u64 {
     tsc_to_ns(cpu::rdtsc())
 }
 pub(super) fn tsc_to_apic(tsc: u64) -> u64 {
-    ((u128::from(tsc) * u128::from(APIC_PER_TSC.load(Relaxed))) >> 32) as u64
+    u64::try_from(u128::from(tsc) * u128::from(APIC_PER_TSC.load(Relaxed)) >> 32).unwrap_or(u64::MAX)
 }
 /// Waits, for hardware that needs it (start-up of other CPUs).
 pub(super) fn delay_us(us: u64) {
