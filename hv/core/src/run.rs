@@ -101,7 +101,12 @@ pub fn adopt(v: Arc<Vcpu>) -> Result<(), Errno> {
 
 /// Forgets a vcpu that will not run again; whether the scheduler has let it go.
 pub fn forget(v: &Vcpu) -> bool {
-    VCPUS.remove(v.handle, v, scheduler())
+    let gone = VCPUS.remove(v.handle, v, scheduler());
+    if gone {
+        // Not before: the CPU that it ran on leaves its deadline in the queue first.
+        unqueue_timer(v);
+    }
+    gone
 }
 
 /// The vcpu with a scheduler handle.
@@ -209,7 +214,7 @@ fn queue_timer(v: &Arc<Vcpu>) {
 }
 
 /// Takes a vcpu's deadline out of whichever queue it is in.
-pub fn unqueue_timer(v: &Vcpu) {
+fn unqueue_timer(v: &Vcpu) {
     let mut t = v.timers.lock();
     if let Some((c, at)) = t.queued.take() {
         CPUS[c].timers.lock().disarm(at, v.handle);

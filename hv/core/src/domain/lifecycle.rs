@@ -264,7 +264,6 @@ pub fn destroy(dom: &Arc<Domain>, work: &mut Work<'static>) -> Result<(), Stop> 
         work.take_over(&mut cx.work);
         cx.gdt.clear();
         cx.ldt.clear();
-        run::unqueue_timer(v);
     }
     frames().settle(work)?;
     frames().relinquish(dom.id, work)?;
