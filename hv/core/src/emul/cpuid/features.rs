@@ -3,8 +3,8 @@
 //! Source: cpufeatureset.h, the bits annotated `A` (all guests); those annotated for shadow- or
 //! hardware-assisted guests only (VME, PSE, PGE, MTRR, SMEP, SMAP, PCID, UMIP, VMX, x2APIC …) are
 //! not a PV guest's. Left out beyond that are the controls of speculation (IBRS, STIBP, SSBD,
-//! IBPB and what goes with them; `flaws` has ARCH_CAPS): they are promises about MSRs that [`msr`] does not
-//! keep.
+//! IBPB and what goes with them; `flaws` has ARCH_CAPS) and DBEXT, masks of breakpoints' addresses: they are promises
+//! about MSRs that [`msr`] does not keep.
 //!
 //! [`msr`]: crate::emul::msr
 
@@ -28,8 +28,8 @@ pub const FEAT_2_EDX: u32 = 0x0000_0020;
 pub const XSTATE_1_EAX: u32 = 0x0000_0007;
 /// SYSCALL NX MMXEXT FFXSR RDTSCP LM 3DNOWEXT 3DNOW.
 pub const EXTD_1_EDX: u32 = 0xea50_0800;
-/// LAHF_LM CMP_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM DBEXT.
-pub const EXTD_1_ECX: u32 = 0x0421_09e3;
+/// LAHF_LM CMP_LEGACY ABM SSE4A MISALIGNSSE 3DNOWPREFETCH XOP FMA4 TBM.
+pub const EXTD_1_ECX: u32 = 0x0021_09e3;
 /// None: ITSC only where asked for, or for a hardware domain.
 pub const EXTD_7_EDX: u32 = 0;
 /// CLZERO RSTR_FP_ERR_PTRS SSB_NO BTC_NO.
