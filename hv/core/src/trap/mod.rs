@@ -53,8 +53,8 @@ fn rare(cur: &mut Current<'_>, why: u32) -> Result<(), CannotEnter> {
         }
         // The registers that the guest asked for can't be had: the fault is its own, where it wanted to be.
         exit::BAD_RETURN => {
-            let vector = cur.cx.cpu.regs().vector();
-            bounce::exception(cur, vector as u8, Some(error))
+            let (vector, error) = page_fault::of_return(cur.cx.cpu.regs().vector(), error);
+            bounce::exception(cur, vector, Some(error))
         }
         // #DB: the status goes into the guest's DR6.
         1 => {

@@ -75,6 +75,12 @@ pub(super) unsafe fn load(cpu: usize) {
     }
 }
 
+/// The selector of the running guest's GDT whose descriptor this CPU looks for at `address`, as an error code names it.
+pub fn selector_at(address: u64) -> Option<u32> {
+    let offset = address.checked_sub(window_addr(percpu::cpu_id(), window::GDT))?;
+    (offset < (window::GDT_OWN - window::GDT) as u64 * 4096).then_some(offset as u32 & 0xfff8)
+}
+
 #[repr(C, packed)]
 pub(super) struct Pointer {
     pub limit: u16,

@@ -50,6 +50,8 @@ fn iret() {
     return_to("iret, IOPL 3", 0xe030, 0xe02b, 0x3002, 0);
     return_to("iret to an address that is none", 0xe030, 0xe02b, 0x2, 1 << 60);
     return_to("iret by a selector out of the table", 0xfff0, 0xe02b, 0x2, 0);
+    return_to("iret by a selector in no frame", 0x2000, 0xe02b, 0x2, 0);
+    return_to("iret with a stack in no frame", 0xe030, 0x2003, 0x2, 0);
     return_to("iret by a selector of data", 0xe028, 0xe02b, 0x2, 0);
     return_to("iret by a null selector", 0, 0xe02b, 0x2, 0);
     return_to("iret with a stack out of the table", 0xe030, 0xfff3, 0x2, 0);
@@ -165,6 +167,7 @@ fn user() {
     user!("user: mov from cr3", "mov rax, cr3");
     user!("user: in", "in al, 0x80");
     user!("user: rdmsr", "mov ecx, 0x10", "rdmsr");
+    user!("user: a selector in no frame", "mov eax, 0x2003", "mov ds, eax");
     user!("user: unmapped memory", "mov al, [0x10]");
     user!(untold "movabs al, [0xffff830000000000]");
     tell_but(format_args!("user: the hypervisor's memory"), 1);
