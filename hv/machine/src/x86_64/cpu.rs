@@ -131,6 +131,7 @@ pub(super) fn init(stack: u64) -> Result<(), &'static str> {
         XCR0_ALL.store(all, Relaxed);
         super::fpu::measure();
     }
+    super::fpu::init();
     // SAFETY: the entry points exist for the life of the machine, switch to a stack of this CPU's
     // before they touch memory, and FMASK clears IF, TF, DF, NT and AC on the way in.
     unsafe {

@@ -4,7 +4,7 @@
 use super::cpu;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::arch::asm;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use shared_abi::Errno;
 
 /// A vcpu's saved state: an XSAVE area (standard form), or an FXSAVE image on CPUs without XSAVE.
@@ -23,11 +23,24 @@ unsafe impl Sync for FpuState {}
 /// Bytes of the save area: all components the hypervisor switches.
 static AREA: AtomicUsize = AtomicUsize::new(512);
 
+/// Whether a load leaves the x87 instruction and data pointers of whoever was here before, as AMD's processors before Zen
+/// do unless an exception is pending (FXRSTOR and XRSTOR in APM volume 4 and 5; XSA-52).
+static POINTERS_STAY: AtomicBool = AtomicBool::new(false);
+
 /// Measures the save area, XCR0 being all that the hypervisor switches. Once, at boot: CPUID tells the size for the
 /// XCR0 that is loaded, and in a hypercall that is the calling guest's. Asked there, as it once was, a caller
 /// without AVX-512 would get its new domains areas that saving the whole state writes past the end of.
 pub(super) fn measure() {
     AREA.store((cpu::cpuid(0xd, 0).ebx as usize).clamp(576, 16384), Relaxed);
+}
+
+/// Learns how this CPU loads.
+pub(super) fn init() {
+    let amd = matches!(&cpu::cpuid(0, 0).ebx.to_le_bytes(), b"Auth" | b"Hygo");
+    let has_leaf = cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0008;
+    // RstrFpErrPtrs
+    let restored = has_leaf && cpu::cpuid(0x8000_0008, 0).ebx & 1 << 2 != 0;
+    POINTERS_STAY.store(amd && !restored, Relaxed);
 }
 
 impl FpuState {
@@ -105,6 +118,10 @@ impl FpuState {
         unsafe extern "C" {
             fn try_xrstor(area: *const u8, mask: u64) -> u64;
             fn try_fxrstor(area: *const u8) -> u64;
+        }
+        if POINTERS_STAY.load(Relaxed) {
+            // SAFETY: the registers are about to be loaded anew; this clears the pointers too, and waits for no exception.
+            unsafe { asm!("fninit", options(nomem, nostack)) };
         }
         let all = cpu::xcr0_all();
         if all == 0 {
