@@ -167,14 +167,14 @@ fn domains() {
                 u32::MAX => "ready",
                 _ => "running",
             };
+            let timer = Deadline(v.timers.lock().next(v.runs()));
             let [pending, masked] =
                 v.info.get().map_or([0; 2], |info| info.upcall().map(|byte| byte.load(SeqCst)));
             log::warn!(
-                "  v{}: {state}, CPU {}, {} ms, upcall pending {pending} masked {masked}, timer {}",
+                "  v{}: {state}, CPU {}, {} ms, upcall pending {pending} masked {masked}, timer {timer}",
                 v.id,
                 v.last_cpu.load(Relaxed),
-                run::cpu_time(v) / 1_000_000,
-                Deadline(v.timers.lock().next(v.runs()))
+                run::cpu_time(v) / 1_000_000
             );
         }
     }

@@ -91,6 +91,8 @@ pub fn hypervisor_keys(lab: &mut Lab) -> Result<()> {
     machine.wait_for("serial input is the hypervisor's")?;
     machine.wait_for("key 't' (ascii '74')")?;
     for (key, answers) in [
+        // dom0 idles, and still has its CPU
+        ("0", ["d0v0: rip e033:", "r12 "]),
         ("d", ["d1v0: rip e033:", "r12 "]),
         ("q", ["d1: ", "v0: running, CPU "]),
         ("r", ["CPU 0: ", "CPU 1: "]),

@@ -53,6 +53,20 @@ fn a_vcpu_runs_from_its_wake_to_its_sleep() {
 }
 
 #[test]
+fn a_queue_is_shown_in_the_order_in_which_it_runs() {
+    let sched = Credit::new(1).unwrap();
+    let [first, second, third] = [(); 3].map(|()| sched.insert(Params::default()).unwrap());
+    let _ = sched.wake(first, 0);
+    assert_eq!(sched.pick(0, 0).run, Some(first));
+    for vcpu in [third, second] {
+        let _ = sched.wake(vcpu, 0);
+    }
+    let (current, waiting) = sched.queue_of(0);
+    assert_eq!((current, waiting.as_slice()), (Some(first), &[third, second][..]));
+    assert_eq!(sched.queue_of(1), (None, heapless::Vec::new()), "there is no CPU 1");
+}
+
+#[test]
 fn a_vcpu_whose_registers_are_on_a_cpu_is_not_taken_by_another() {
     let sched = Credit::new(2).unwrap();
     let v = sched.insert(Params::default()).unwrap();
