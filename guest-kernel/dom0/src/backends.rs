@@ -168,8 +168,10 @@ impl<D: BlockDevice + 'static> Backends<D> {
         // Nothing to note it in is as good.
         if device.state().await.unwrap_or(XenbusState::Unknown) != XenbusState::Unknown {
             let text = failure.to_string();
-            let _ = device.publish(&[("hotplug-error", &text), ("hotplug-status", "error")]).await;
+            // The status last: who reads it may take the directory away and ask for the device anew, and would find the
+            // new one closed.
             let _ = device.close().await;
+            let _ = device.publish(&[("hotplug-error", &text), ("hotplug-status", "error")]).await;
         }
     }
 
