@@ -364,13 +364,15 @@ const AND_AT_THE_END: &[&str] = &[
     "= 0",
 ];
 
-/// Complaints about time that passed while the host had no time for the machine.
-const OF_TIME: [&str; 5] = [
+/// Complaints about time that passed while the host had no time for the machine; netback's is of a packet for a guest
+/// whose interface closes at that moment.
+const OF_TIME: [&str; 6] = [
     "clocksource:",
     "hrtimer:",
     "tsc: Marking TSC unstable",
     "workqueue:",
     "xen-blkback: Scheduled work from previous purge",
+    "xen_netback:xenvif_start_xmit: Invalid queue",
 ];
 
 /// The session on Oxen, and its beginning on Xen beside it. The kernel complains of nothing on Oxen that it does not
